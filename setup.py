@@ -1,0 +1,43 @@
+"""Packaging: what is installed, what it needs, and the `fcmae` command."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = "0.1.0"
+
+TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist", "timm>=1.0.20", "transformers>=4.50"]
+DEV = [*TESTS, "mypy>=1.15", "ruff>=0.12", "types-PyYAML"]
+
+setup(
+    name="fcmae",
+    version=VERSION,
+    description="Pre-train ConvNeXt V2 on unlabelled images with a fully convolutional masked autoencoder",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["fcmae*", "finetune*", "models*", "launch*"]),
+    package_data={"fcmae": ["recipes/*.yaml", "py.typed"], "finetune": ["recipes/*.yaml", "py.typed"],
+                  "models": ["py.typed"], "launch": ["py.typed"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "timm>=1.0.20",
+        "submitit>=1.5",
+        "tensorboard>=2.16",
+        "safetensors>=0.5",
+        "jsonargparse>=4.40",
+        "docstring-parser>=0.16",
+        "PyYAML>=6",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "scikit-learn>=1.4",
+        "pillow>=10",
+    ],
+    extras_require={"minkowski": ["MinkowskiEngine==0.5.4"], "tiff": ["tifffile"], "tests": TESTS, "dev": DEV},
+    entry_points={"console_scripts": ["fcmae=launch.cli:main"]},
+    zip_safe=False,
+)
