@@ -1,0 +1,260 @@
+"""ConvNeXt V1 and V2 (Liu et al., arXiv 2201.03545; Woo et al., arXiv 2301.00808), one definition for every layout.
+
+Parameters carry the names of the authors' public state dicts. Activations have their channels last.
+
+Shapes: B batch, C channels, H W positions of an image or map; (..., C) positions as the layout keeps them.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layouts import DenseLayout, Layout
+
+GRNScope = Literal["image", "batch"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Blocks and width of each of the four stages."""
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+
+
+SIZES = {
+    "convnext_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_small": Size((3, 3, 27, 3), (96, 192, 384, 768)),
+    "convnext_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "convnext_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "convnext_xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "convnextv2_atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
+    "convnextv2_femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
+    "convnextv2_pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
+    "convnextv2_nano": Size((2, 2, 8, 2), (80, 160, 320, 640)),
+    "convnextv2_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnextv2_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "convnextv2_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "convnextv2_huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+
+
+class GRN(nn.Module):
+    """Global response normalisation (ConvNeXt V2, section 3.3): channels compete by their norm over positions.
+
+    Args:
+        dim: channels
+        scope: "image" takes the norm over each image's existing positions, as in the paper; "batch" over all
+            positions of the batch, which only serves to reproduce the authors' sparse PyTorch code
+    """
+
+    def __init__(self, dim: int, scope: GRNScope = "image") -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        self.scope = scope
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        norm = layout.norm(x)
+        if self.scope == "batch":
+            norm = torch.linalg.vector_norm(norm, dim=0, keepdim=True).expand_as(norm)
+        response = norm / (norm.mean(-1, keepdim=True) + 1e-6)
+        # gamma * (x * response) + beta + x, in one pass over x
+        scale = layout.spread(1 + self.gamma.flatten() * response, x)
+        return torch.addcmul(self.beta.flatten().to(x.dtype), x, scale.to(x.dtype))
+
+
+class Block(nn.Module):
+    """A ConvNeXt block: 7x7 depthwise convolution, layer norm, an inverted bottleneck, a residual.
+
+    Args:
+        dim: channels
+        drop_path: probability that an image skips the block in training
+        layer_scale: V1's initial scale of the residual branch; None makes a V2 block, with GRN in its place
+        grn_scope: see GRN
+    """
+
+    def __init__(
+        self, dim: int, drop_path: float = 0.0, layer_scale: float | None = None, grn_scope: GRNScope = "image"
+    ) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = GRN(4 * dim, grn_scope) if layer_scale is None else None
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        branch = self.norm(layout.depthwise(x, self.dwconv))
+        branch = F.gelu(self.pwconv1(branch))
+        if self.grn is not None:
+            branch = self.grn(branch, layout)
+        branch = self.pwconv2(branch)
+        if self.gamma is not None:
+            branch = branch * self.gamma
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            survival = branch.new_empty(layout.batch_size(x), 1).bernoulli_(keep) / keep
+            branch = branch * layout.spread(survival, branch)
+        return x + branch
+
+
+class ConvNeXt(nn.Module):
+    """ConvNeXt V1 (with `layer_scale`) or V2 (without): forward gives logits, pooled features or stage maps.
+
+    Args:
+        size: blocks and widths
+        num_classes: rows of the head; 0 leaves the head out, and forward gives pooled, normalised features
+        in_chans: channels of the images
+        stem_stride: side and stride of the stem's patches: 4, 2 or 1 for a total stride of 32, 16 or 8
+        drop_path_rate: drop path of the last block; it grows linearly from 0
+        layer_scale: see Block
+        grn_scope: see GRN
+        features_only: no norm and head; forward gives the maps of the four stages
+        head_init_scale: factor on the initial weights of the head
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        stem_stride: int = 4,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+        grn_scope: GRNScope = "image",
+        features_only: bool = False,
+        head_init_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if stem_stride not in (1, 2, 4):
+            raise ValueError(f"stem_stride {stem_stride}: choose 4, 2 or 1 (total stride 32, 16 or 8)")
+        depths, dims = size.depths, size.dims
+        self.in_chans, self.num_classes, self.features_only = in_chans, num_classes, features_only
+        self.num_features = dims[-1]
+        self.stride = stem_stride * 8
+        self.feature_info = [
+            {"num_chs": dim, "reduction": stem_stride * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+        ]
+        stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
+        self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, nn.LayerNorm(dims[0], eps=1e-6)])])
+        for narrow, wide in zip(dims, dims[1:], strict=False):
+            conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
+            self.downsample_layers.append(nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), conv]))
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.stages = nn.ModuleList(
+            nn.ModuleList(Block(dim, next(rates), layer_scale, grn_scope) for _ in range(depth))
+            for depth, dim in zip(depths, dims, strict=True)
+        )
+        if not features_only:
+            self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+            self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+        self.apply(init_weights)
+        if not features_only and num_classes > 0:
+            self.head.weight.data.mul_(head_init_scale)
+
+    def forward_stages(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
+        """The maps after each stage: images (B, C, H, W) to four (B, C', H', W'), zero at hidden positions.
+
+        Args:
+            images: height and width are multiples of the stride
+            layout: where positions are; dense if none is given
+
+        Raises:
+            ValueError: the images have other channels, or a side that is not a multiple of the stride
+        """
+        self._check(images)
+        layout = layout or DenseLayout()
+        x, maps = layout.enter(images), []
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            for layer in downsample:  # the stem is convolution, norm; the others are norm, convolution
+                x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+            for block in stage:
+                x = block(x, layout)
+            if self.features_only or i == len(self.stages) - 1:
+                maps.append(layout.to_map(x))
+        return maps
+
+    def forward_features(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        """The last stage's map, (B, C', H / stride, W / stride), before pooling and norm."""
+        return self.forward_stages(images, layout)[-1]
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Logits (B, num_classes); features (B, C') without a head; four maps with `features_only`."""
+        if self.features_only:
+            return self.forward_stages(images)
+        logits: Tensor = self.head(self.norm(self.forward_features(images).mean((2, 3))))
+        return logits
+
+    def _check(self, images: Tensor) -> None:
+        if images.shape[1] != self.in_chans:
+            raise ValueError(f"images have {images.shape[1]} channels, the network takes {self.in_chans}")
+        height, width = images.shape[2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"image size {height} x {width} is not a multiple of the network's stride {self.stride}: "
+                f"resize to multiples of {self.stride}, or choose a smaller stem_stride"
+            )
+
+
+def init_weights(module: nn.Module) -> None:
+    """Weights from a truncated normal of deviation 0.02, biases 0; norms and GRN keep their 1 and 0."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows."""
+    return list(SIZES)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    features_only: bool = False,
+    stem_stride: int = 4,
+    depths: tuple[int, int, int, int] | None = None,
+    dims: tuple[int, int, int, int] | None = None,
+    grn_scope: GRNScope = "image",
+    head_init_scale: float = 1.0,
+) -> ConvNeXt:
+    """A ConvNeXt with fresh weights.
+
+    Args:
+        name: one of `list_models()`; it says V1 or V2, and the size
+        depths: blocks of each stage, where they are not those of the size
+        dims: channels of each stage, likewise
+        num_classes, in_chans, drop_path_rate, features_only, stem_stride, grn_scope, head_init_scale:
+            see ConvNeXt
+
+    Raises:
+        ValueError: unknown name, or a stem stride other than 4, 2 or 1
+    """
+    if name not in SIZES:
+        nearest = difflib.get_close_matches(name, SIZES, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise ValueError(f"unknown model {name!r}: {hint}known are {', '.join(SIZES)}")
+    size = Size(tuple(depths or SIZES[name].depths), tuple(dims or SIZES[name].dims))  # type: ignore[arg-type]
+    return ConvNeXt(
+        size,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        stem_stride=stem_stride,
+        drop_path_rate=drop_path_rate,
+        layer_scale=None if name.startswith("convnextv2") else 1e-6,
+        grn_scope=grn_scope,
+        features_only=features_only,
+        head_init_scale=head_init_scale,
+    )

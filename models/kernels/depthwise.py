@@ -1,0 +1,79 @@
+"""Depthwise convolution over visible tiles, with its gradients.
+
+Each tile is gathered together with its halo and convolved without padding, so that nothing is computed at a
+hidden position. The gradient of the input is the same operation with the kernel turned round. The gradient of
+the weight, by far the slowest part of PyTorch's depthwise convolutions, is a batched matrix product: for each
+channel, all pairs of (output position, halo position), of which the diagonals belong to one tap each.
+
+Shapes: T tiles of all images, p tile side, k kernel side, q = p + k - 1, C channels.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def depthwise_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+    """Depthwise convolution of tiles (..., p, p, C) that see their visible neighbours; same shape out.
+
+    Args:
+        x: (..., p, p, C), T tiles in all
+        weight: (C, 1, k, k) with odd k
+        bias: (C,)
+        table: (T, q, q) int64, the row of x, flattened to (T * p * p, C), at each position of a tile and its
+            halo; T * p * p stands for a zero
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    out: Tensor = _DepthwiseTiles.apply(x, weight, bias, table)
+    return out
+
+
+class _DepthwiseTiles(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, table)
+        return _convolve(_with_halo(x, table), weight, bias).view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, table = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(_with_halo(grad, table), weight.flip(2, 3), None).view_as(x)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(_with_halo(x, table), grad.reshape(-1, *x.shape[-3:])).view_as(weight)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.flatten(0, -2).sum(0)
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _with_halo(x: Tensor, table: Tensor) -> Tensor:
+    """Tiles (..., p, p, C) with their halo: (T, q, q, C)."""
+    rows = x.flatten(0, -2)
+    rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+    return rows.index_select(0, table.flatten()).view(*table.shape, -1)
+
+
+def _convolve(halo: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Unpadded depthwise convolution of (T, q, q, C): (T, p, p, C), contiguous."""
+    out = F.conv2d(halo.permute(0, 3, 1, 2), weight, bias, groups=len(weight))
+    return out.permute(0, 2, 3, 1).contiguous()
+
+
+def _weight_gradient(halo: Tensor, grad: Tensor) -> Tensor:
+    """Gradient (C, k, k) from the input (T, q, q, C) and the output's gradient (T, p, p, C)."""
+    (tiles, q, _, channels), p = halo.shape, grad.shape[1]
+    k = q - p + 1
+    outputs = grad.reshape(tiles, p * p, channels).permute(2, 1, 0).contiguous()
+    inputs = halo.view(tiles, q * q, channels).permute(2, 0, 1).contiguous()
+    pairs = torch.bmm(outputs, inputs)  # (C, p * p, q * q)
+    # Tap (a, b) is the sum over output positions (i, j) of the pair (i, j), (i + a, j + b).
+    taps = pairs.as_strided((channels, k, k, p, p), (p * p * q * q, q, 1, p * q * q + q, q * q + 1))
+    return taps.sum((-1, -2))

@@ -1,0 +1,49 @@
+"""What a layout is: where a network's positions are, and the operations that look across them.
+
+A ConvNeXt looks across space in three places only: the depthwise convolution, the downsampling (the stem is
+one, of pixels) and GRN's norm over positions. Everything else works on one position at a time, with channels
+last, and does not care how positions are arranged. So a network takes a layout and asks it for those three.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Layout(ABC):
+    """Where the positions of a batch of images are, and how to look across them.
+
+    A layout is made for one batch (for its mask) and is passed to the network's forward. Positions are a
+    tensor (..., C) whose leading dimensions are the layout's own business.
+    """
+
+    @abstractmethod
+    def enter(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to positions (..., C), one position for each pixel that exists."""
+
+    @abstractmethod
+    def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Apply a convolution whose stride is its kernel size: positions (..., C) to fewer (..., C')."""
+
+    @abstractmethod
+    def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Apply a depthwise convolution with stride 1 and "same" zero padding: (..., C) to (..., C).
+
+        Positions that do not exist count as zero and produce nothing.
+        """
+
+    @abstractmethod
+    def norm(self, x: Tensor) -> Tensor:
+        """L2 norm over the positions of each image: (..., C) to (B, C), in float32 for half precision."""
+
+    @abstractmethod
+    def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
+        """A value for each image, (B, C) or (B, 1), in a shape that broadcasts against the positions x."""
+
+    def batch_size(self, x: Tensor) -> int:
+        """B, the images that the positions x belong to."""
+        return x.shape[0]
+
+    @abstractmethod
+    def to_map(self, x: Tensor) -> Tensor:
+        """Positions (..., C) to a map (B, C, H, W), zero where no position exists."""

@@ -1,0 +1,43 @@
+"""The dense layout: every position exists. For fine-tuning, evaluation and export.
+
+Shapes: B batch, C channels, H W positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layouts.base import Layout
+
+
+def norm_dtype(x: Tensor) -> torch.dtype:
+    """The type in which squares of x are summed: at least float32, since squares overflow half precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class DenseLayout(Layout):
+    """All positions of every image, as (B, H, W, C)."""
+
+    def enter(self, images: Tensor) -> Tensor:
+        return images.permute(0, 2, 3, 1)
+
+    def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return _convolve(x, conv)
+
+    def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return _convolve(x, conv)
+
+    def norm(self, x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x, dim=(1, 2), dtype=norm_dtype(x))
+
+    def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
+        return per_image[:, None, None, :]
+
+    def to_map(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The convolution as torch does it, on channels-last memory."""
+    out = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
+    return out.permute(0, 2, 3, 1)

@@ -1,0 +1,44 @@
+"""The masked layout: the specification of a sparse convolution, short, slow and obviously right.
+
+All positions are there, but hidden ones are set to zero before and after every operation that looks across
+space, and are kept out of GRN's sum. What stands at a hidden position in between never reaches a visible one.
+
+Shapes: B batch, C channels, H W positions, h w patches.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.layouts.dense import DenseLayout
+
+
+class MaskedLayout(DenseLayout):
+    """All positions as (B, H, W, C), hidden ones zeroed around every spatial operation.
+
+    Args:
+        mask: (B, h, w), nonzero where a patch is hidden
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.visible = mask == 0
+
+    def enter(self, images: Tensor) -> Tensor:
+        return self._hide(super().enter(images))
+
+    def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return self._hide(super().downsample(self._hide(x), conv))
+
+    def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return self._hide(super().depthwise(self._hide(x), conv))
+
+    def norm(self, x: Tensor) -> Tensor:
+        return super().norm(self._hide(x))
+
+    def to_map(self, x: Tensor) -> Tensor:
+        return super().to_map(self._hide(x))
+
+    def _hide(self, x: Tensor) -> Tensor:
+        """Zero at hidden positions, whatever stood there (a product with 0 would let NaN through)."""
+        side = x.shape[1] // self.visible.shape[1]
+        visible = self.visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        return torch.where(visible[..., None], x, 0.0)
