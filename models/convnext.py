@@ -1,4 +1,4 @@
-"""ConvNeXt V1 and V2 (Liu et al., arXiv 2201.03545; Woo et al., arXiv 2301.00808), one definition for every layout.
+"""ConvNeXt V1 (Liu et al., arXiv 2201.03545) and V2 (Woo et al., arXiv 2301.00808), for every layout.
 
 Parameters carry the names of the authors' public state dicts. Activations have their channels last.
 
@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W positions of an image or map; (..., C) position
 """
 
 import difflib
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +45,7 @@ SIZES = {
 
 
 class GRN(nn.Module):
-    """Global response normalisation (ConvNeXt V2, section 3.3): channels compete by their norm over positions.
+    """Global response normalisation (ConvNeXt V2, section 3.3): channels compete by their norms.
 
     Args:
         dim: channels
@@ -79,7 +80,11 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, dim: int, drop_path: float = 0.0, layer_scale: float | None = None, grn_scope: GRNScope = "image"
+        self,
+        dim: int,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        grn_scope: GRNScope = "image",
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
@@ -141,11 +146,12 @@ class ConvNeXt(nn.Module):
         self.num_features = dims[-1]
         self.stride = stem_stride * 8
         self.feature_info = [
-            {"num_chs": dim, "reduction": stem_stride * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+            {"num_chs": dim, "reduction": stem_stride * 2**i, "module": f"stages.{i}"}
+            for i, dim in enumerate(dims)
         ]
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
         self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, nn.LayerNorm(dims[0], eps=1e-6)])])
-        for narrow, wide in zip(dims, dims[1:], strict=False):
+        for narrow, wide in itertools.pairwise(dims):
             conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
             self.downsample_layers.append(nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), conv]))
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
@@ -155,9 +161,9 @@ class ConvNeXt(nn.Module):
         )
         if not features_only:
             self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
-            self.head = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+            self.head: nn.Module = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
         self.apply(init_weights)
-        if not features_only and num_classes > 0:
+        if not features_only and isinstance(self.head, nn.Linear):
             self.head.weight.data.mul_(head_init_scale)
 
     def forward_stages(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
@@ -174,11 +180,13 @@ class ConvNeXt(nn.Module):
         layout = layout or DenseLayout()
         x, maps = layout.enter(images), []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            for layer in downsample:  # the stem is convolution, norm; the others are norm, convolution
+            for (
+                layer
+            ) in downsample.children():  # the stem is convolution, norm; the others are norm, convolution
                 x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
-            for block in stage:
+            for block in stage.children():
                 x = block(x, layout)
-            if self.features_only or i == len(self.stages) - 1:
+            if self.features_only or i == 3:
                 maps.append(layout.to_map(x))
         return maps
 

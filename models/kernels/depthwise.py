@@ -48,7 +48,8 @@ class _DepthwiseTiles(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _convolve(_with_halo(grad, table), weight.flip(2, 3), None).view_as(x)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(_with_halo(x, table), grad.reshape(-1, *x.shape[-3:])).view_as(weight)
+            tiles = grad.reshape(-1, *x.shape[-3:])
+            grad_weight = _weight_gradient(_with_halo(x, table), tiles).view_as(weight)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.flatten(0, -2).sum(0)
         return grad_x, grad_weight, grad_bias, None

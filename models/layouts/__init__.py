@@ -60,7 +60,9 @@ def visible_patches(mask: Tensor, num_visible: int | None = None) -> Tensor:
     if num_visible is None:
         counts = torch.unique((~hidden).sum(1)).tolist()
         if len(counts) != 1:
-            raise ValueError(f"layout 'tiles' needs the same number of visible patches in every image, not {counts}")
+            raise ValueError(
+                f"layout 'tiles' needs equally many visible patches in every image, not {counts}"
+            )
         num_visible = counts[0]
         if num_visible == 0:
             raise ValueError("the mask hides every patch: at least one must be visible")

@@ -4,7 +4,6 @@ Shapes: B batch, C channels, H W positions.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layouts.base import Layout
@@ -39,5 +38,4 @@ class DenseLayout(Layout):
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """The convolution as torch does it, on channels-last memory."""
-    out = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
-    return out.permute(0, 2, 3, 1)
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -52,7 +52,7 @@ class MinkowskiLayout(Layout):
         self._keys: dict[int, Any] = {}  # the sites of each stage, known by their number
 
     def enter(self, images: Tensor) -> Tensor:
-        batch, _, height, width = images.shape
+        height, width = images.shape[2:]
         self._size = (height, width)
         side = height // self.mask.shape[1]
         visible = (self.mask == 0).repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
@@ -96,7 +96,8 @@ class MinkowskiLayout(Layout):
 
     def _apply(self, module: nn.Module, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         """Run one of the engine's convolutions with our weights in the place of its own."""
-        weights = {"kernel": kernel, "bias": None if bias is None else bias[None]}
+        assert bias is not None  # every convolution of ConvNeXt has one
+        weights = {"kernel": kernel, "bias": bias[None]}
         return self._remember(functional_call(module, weights, (self._sparse(x),)))
 
     def _remember(self, sites: Any) -> Tensor:

@@ -95,7 +95,7 @@ class TilesLayout(Layout):
         return self._tables[key]
 
     def _positions(self, p: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns in the dense map, (B, V, n, n) each, of the n x n offsets from each tile's corner."""
+        """Row and column in the dense map, (B, V, n, n) each, of n x n offsets from each tile's corner."""
         cols = self.grid[1]
         corner = self.visible[:, :, None, None]
         y = corner.div(cols, rounding_mode="floor") * p + offsets[:, None]

@@ -1,0 +1,54 @@
+"""Which patches are hidden: random masks, patches of pixels, and the masked picture.
+
+Shapes: B batch, L = h * w patches, C channels, H W pixels, P patch side.
+"""
+
+import torch
+from torch import Tensor
+
+
+def count_visible(num_patches: int, mask_ratio: float) -> int:
+    """Patches left visible: int(L * (1 - ratio)), 19 of 49 at 0.6 (ConvNeXt V2's FCMAE).
+
+    Raises:
+        ValueError: the ratio is outside (0, 1), or hides everything or nothing of this many patches
+    """
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"mask_ratio {mask_ratio} is outside (0, 1): 0.6 is the published value")
+    # A ratio is a decimal that binary fractions miss: 0.8 of 5 patches must leave 1, not int(0.99...).
+    visible = int(round(num_patches * (1 - mask_ratio), 6))
+    if visible == 0:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} hides all {num_patches} patches of an image: "
+            "lower the ratio, or use larger images or a smaller stem_stride"
+        )
+    if visible == num_patches:
+        raise ValueError(f"mask_ratio {mask_ratio} hides none of the {num_patches} patches: raise it")
+    return visible
+
+
+def random_mask(
+    batch: int, num_patches: int, num_visible: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """A mask (B, L) float32 with 1 = hidden and `num_visible` zeros in each row, uniformly at random.
+
+    Args:
+        generator: where the randomness comes from; its device is the mask's. None is torch's own, on the CPU
+    """
+    device = generator.device if generator is not None else torch.device("cpu")
+    order = torch.rand(batch, num_patches, generator=generator, device=device).argsort(dim=1)
+    return torch.ones(batch, num_patches, device=device).scatter_(1, order[:, :num_visible], 0.0)
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Images (B, C, H, W) to patches (B, L, P * P * C), pixel by pixel, a pixel's channels together."""
+    batch, channels, height, width = images.shape
+    x = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Tensor, patch: int, image_size: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify`: patches (B, L, P * P * C) to images (B, C, H, W)."""
+    rows, cols = image_size[0] // patch, image_size[1] // patch
+    x = patches.reshape(len(patches), rows, cols, patch, patch, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, *image_size)
