@@ -1,0 +1,141 @@
+"""Checkpoints that are whole, checked when read, and few."""
+
+import logging
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcmae.engine.errors import UserError
+from fcmae.engine.files import TEMPORARY_SUFFIX, replace_durably, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run: `step_000001234.pt`, the newest few of them, and `best.pt`.
+
+    Args:
+        folder: where they lie; made when the first one is saved
+        keep: how many of the newest are kept, at least 1
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise UserError(f"loop.keep is {keep}: a run needs at least 1 checkpoint to resume from")
+        self.folder = folder
+        self.keep = keep
+
+    @property
+    def best(self) -> Path:
+        """Where the best checkpoint is, if one was saved."""
+        return self.folder / "best.pt"
+
+    def files(self) -> list[Path]:
+        """The checkpoints by step, oldest first; the best one is not among them."""
+        return sorted(self.folder.glob("step_*.pt"))
+
+    def save(self, state: dict[str, Any], step: int, best: bool = False) -> Path:
+        """Write a checkpoint, then delete what is no longer kept.
+
+        Checkpoints of later steps are deleted too: they belong to a future that was damaged and abandoned.
+
+        Args:
+            state: tensors, numbers, strings, lists and dicts
+            step: optimiser steps done
+            best: also keep it as `best.pt`
+
+        Raises:
+            UserError: it cannot be written (disk full, folder gone); the former checkpoints are untouched
+        """
+        path = self.folder / f"step_{step:09d}.pt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            with write_atomically(path) as file:
+                torch.save(state, file)
+            if best:
+                self._mark_best(path)
+        except OSError as error:
+            raise UserError(self._cannot_write(path, error)) from error
+        except RuntimeError as error:  # torch.save's own complaint about a write that failed hides the reason
+            if not isinstance(error.__context__, OSError):
+                raise
+            raise UserError(self._cannot_write(path, error.__context__)) from error
+        self._prune(path)
+        return path
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, on the CPU; none where no checkpoint was ever saved.
+
+        Raises:
+            UserError: there are checkpoints and every one is damaged
+        """
+        files = self.files()
+        for path in reversed(files):
+            try:
+                return load_checkpoint(path)
+            except UserError as error:
+                logger.warning("%s; falling back to the checkpoint before it", error)
+        if files:
+            raise UserError(f"{self.folder}: all {len(files)} checkpoints are damaged; start again elsewhere")
+        return None
+
+    def _mark_best(self, path: Path) -> None:
+        temporary = self.best.with_name(self.best.name + TEMPORARY_SUFFIX)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        replace_durably(temporary, self.best)
+
+    def _sweep(self) -> None:
+        for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+
+    def _prune(self, newest: Path) -> None:
+        up_to_newest = [path for path in self.files() if path <= newest]
+        kept = up_to_newest[-self.keep :]
+        for path in self.files():
+            if path not in kept:
+                path.unlink()
+
+    def _cannot_write(self, path: Path, error: OSError) -> str:
+        try:
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB are free"
+        except OSError:
+            free = "the folder is gone"
+        return (
+            f"{path}: the checkpoint cannot be written ({error.strerror}); {free}. Earlier checkpoints are "
+            f"untouched: make room (or lower loop.keep) and start the same command again"
+        )
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, after checking that every byte is as it was written.
+
+    torch.load does not compare the checksums that torch.save writes; the zip module does. Nothing but plain
+    data is unpickled.
+
+    Raises:
+        UserError: the file is absent, damaged or not a checkpoint
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path}: damaged checkpoint (wrong checksum in {damaged})")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
+    except OSError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of ours (holds a {type(state).__name__})")
+    return state

@@ -1,0 +1,324 @@
+"""The training loop: steps, accumulation, precision, logging, checkpoints, interruption and resuming."""
+
+import hashlib
+import math
+import random
+import time
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.distributed import current_world
+from fcmae.engine.errors import UserError
+from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
+from fcmae.engine.precision import autocast, loss_scaler
+from fcmae.engine.progress import ProgressDisplay
+from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.schedule import learning_rate
+from fcmae.engine.signals import StopSignals
+from fcmae.engine.task import Task
+
+SECONDS_BETWEEN_CURVES = 30.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
+
+    Args:
+        steps: optimiser steps done
+        first_loss: loss of the very first step, before anything was learned
+        last_loss: mean loss of the last epoch, or of the steps so far where the first epoch is unfinished
+        seconds: time spent, over all the times the run was resumed
+        interrupted: number of the signal that stopped the run early; none when it is complete
+    """
+
+    steps: int
+    first_loss: float
+    last_loss: float
+    seconds: float
+    interrupted: int | None
+
+
+@dataclass
+class Progress:
+    """How far a run is. A checkpoint holds it beside the state of task, optimiser and loss scaler."""
+
+    step: int = 0
+    finished_epochs: int = 0
+    epoch_loss_sum: float = 0.0
+    first_loss: float = math.nan
+    last_epoch_loss: float | None = None
+    best: float | None = None
+    seconds: float = 0.0
+
+
+def train(
+    task: Task,
+    *,
+    optim: OptimConfig,
+    loop: LoopConfig,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    run: RunFolder,
+    best: tuple[str, Literal["min", "max"]] = ("loss", "min"),
+) -> Summary:
+    """Train a task to the end of its last epoch, or until SIGTERM or Ctrl-C; go on where the run left off.
+
+    Every random number of a step is a function of seed and step, so N steps equal k steps, a kill, and N - k
+    steps after it. A run that is complete returns at once.
+
+    Args:
+        task: model, batches and loss
+        optim: optimiser and schedule
+        loop: precision, and what is written when
+        epochs: epochs of the whole run
+        batch_size: images of one optimiser step, over all processes and accumulated parts
+        seed: of dropout, drop path and whatever else a step draws
+        device: where to compute
+        run: the claimed folder of the run
+        best: the figure that chooses `best.pt` among the checkpoints at the ends of epochs, and whether low
+            or high is good: `loss` (the epoch's mean) or a name that `evaluate` returns
+
+    Raises:
+        UserError: a loss is not finite, or a checkpoint cannot be written or read
+    """
+    trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best)
+    trainer.resume()
+    with StopSignals() as stop, trainer.display():
+        if trainer.at_end_of_epoch:  # a signal came during the epoch's last step
+            trainer.finish_epoch()
+        while not trainer.complete and stop.received is None:
+            trainer.step()
+            if trainer.at_end_of_epoch and stop.received is None:
+                trainer.finish_epoch()
+            elif trainer.save_due:
+                trainer.save()
+            elif trainer.log_due:
+                trainer.read_figures()
+        if trainer.unsaved:
+            trainer.save()
+    return trainer.summary(None if trainer.complete else stop.received)
+
+
+@dataclass
+class Trainer:
+    """One run in progress: the moves that `train`, which explains the fields, puts in order."""
+
+    task: Task
+    optim: OptimConfig
+    loop: LoopConfig
+    epochs: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    run: RunFolder
+    best: tuple[str, Literal["min", "max"]]
+
+    def __post_init__(self) -> None:
+        if self.optim.warmup_epochs > self.epochs:
+            raise UserError(
+                f"optim.warmup_epochs is {self.optim.warmup_epochs:g} in a run of {self.epochs} epochs: "
+                f"the learning rate would never reach its peak; lower it, or train longer"
+            )
+        self.total_steps = self.epochs * self.task.steps_per_epoch
+        self.task.model.to(self.device)
+        if self.loop.compile:
+            self.task.model.compile()  # in place: the names of the state dict stay
+        groups = self.task.parameter_groups(self.optim.weight_decay)
+        fused = self.device.type != "mps"
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.optim.betas, fused=fused)
+        self.scaler = loss_scaler(self.loop.precision, self.device)
+        self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
+        self.progress = Progress()
+        self.pending: list[StepFigures] = []
+
+    def resume(self) -> None:
+        """Continue from the newest good checkpoint, or start."""
+        state = self.checkpoints.newest()
+        if state is not None:
+            self.task.load_state_dict(state)
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scaler.is_enabled() and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(**state["progress"])
+        self.run.start_log(self.progress.step)
+        self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
+        self.task.model.train()
+        self.saved_at = (self.progress.step, self.progress.finished_epochs)
+        self.started = time.monotonic() - self.progress.seconds
+        self.last_saved = self.last_read = time.monotonic()
+        self.last_drawn = -math.inf
+
+    def display(self) -> ProgressDisplay:
+        """The progress display, from where the run is."""
+        self.shown = ProgressDisplay(self.progress.step, self.total_steps, self.task.steps_per_epoch)
+        return self.shown
+
+    def step(self) -> None:
+        """Take one optimiser step over `accumulate` micro-batches. Nothing here waits for the device."""
+        step, parts = self.progress.step, self.optim.accumulate
+        lr = self._learning_rate(step)
+        seed_everything(self.seed, step)
+        figures: dict[str, Tensor] = {}
+        files: list[str] = []
+        for _ in range(parts):
+            batch = next(self.batches)
+            with autocast(self.loop.precision, self.device):
+                loss, metrics = self.task.step(batch)
+            self.scaler.scale(loss / parts).backward()
+            for name, value in {"loss": loss, **metrics}.items():
+                figures[name] = figures.get(name, 0.0) + value.detach().float() / parts
+            files += self.task.describe(batch)
+        figures["grad_norm"] = self._update(lr)
+        self.progress.step = step + 1
+        self.task.optimizer_stepped(step + 1)
+        self.pending.append(StepFigures(step + 1, lr, files, figures))
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(
+            step,
+            config=self.optim,
+            batch_size=self.batch_size,
+            steps_per_epoch=self.task.steps_per_epoch,
+            epochs=self.epochs,
+        )
+
+    def _update(self, lr: float) -> Tensor:
+        """Clip and apply the gradients; returns their L2 norm, () and before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        groups = self.optimizer.param_groups
+        parameters = [each for group in groups for each in group["params"] if each.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters])
+        if self.optim.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_grad, norm)
+        for group in groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return norm
+
+    def read_figures(self) -> None:
+        """Log the means over the pending steps: the one place that waits for the device.
+
+        Raises:
+            UserError: a loss or a gradient norm is not finite
+        """
+        if not self.pending:
+            return
+        progress = self.progress
+        values = read_values(self.pending)
+        for figures, row in zip(self.pending, values, strict=True):
+            self._require_finite(figures, row)
+        if progress.step == len(self.pending):
+            progress.first_loss = values[0]["loss"]
+        progress.epoch_loss_sum += sum(row["loss"] for row in values)
+        now = time.monotonic()
+        means = {name: finite_mean([row[name] for row in values]) for name in values[0]}
+        speed = len(values) * self.batch_size / (now - self.last_read)
+        epoch = progress.step / self.task.steps_per_epoch
+        lr = self.pending[-1].lr
+        self.run.log({"step": progress.step, "epoch": epoch, **means, "lr": lr, "images_per_s": speed})
+        self.shown.update(progress.step, means["loss"], speed)
+        self.pending = []
+        self.last_read = now
+
+    def _require_finite(self, figures: StepFigures, values: dict[str, float]) -> None:
+        skipped = self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0  # fp16 tries a smaller scale
+        for name in ("loss", "grad_norm"):
+            if math.isfinite(values[name]) or (name == "grad_norm" and skipped):
+                continue
+            self.run.log({"step": figures.step, "lr": figures.lr, "not_finite": name, "files": figures.files})
+            raise not_finite_error(figures, name, self.run.log_file)
+
+    def finish_epoch(self) -> None:
+        """Evaluate, log the epoch, redraw the curves, and save if it is time."""
+        self.read_figures()
+        progress, epoch = self.progress, self.progress.finished_epochs + 1
+        loss = progress.epoch_loss_sum / self.task.steps_per_epoch
+        with torch.no_grad(), autocast(self.loop.precision, self.device):
+            metrics = self.task.evaluate(epoch)
+        self.task.model.train()
+        self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
+        progress.finished_epochs, progress.last_epoch_loss, progress.epoch_loss_sum = epoch, loss, 0.0
+        if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
+            self.run.draw_curves()
+            self.last_drawn = time.monotonic()
+        if self.complete or epoch % self.loop.save_every == 0:
+            self.save(best=self._is_best({"loss": loss, **metrics}))
+        self.last_read = time.monotonic()
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        name, direction = self.best
+        value, record = metrics.get(name), self.progress.best
+        if value is None or not math.isfinite(value):
+            return False
+        if record is not None and (value >= record if direction == "min" else value <= record):
+            return False
+        self.progress.best = value
+        return True
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint. All losses are read first, so that none holds a value that is not finite."""
+        self.read_figures()
+        self.progress.seconds = time.monotonic() - self.started
+        state = {
+            **self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        self.checkpoints.save(state, self.progress.step, best)
+        self.saved_at = (self.progress.step, self.progress.finished_epochs)
+        self.last_saved = self.last_read = time.monotonic()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step has been taken."""
+        return self.progress.step == self.total_steps
+
+    @property
+    def at_end_of_epoch(self) -> bool:
+        """Whether an epoch's steps are all taken and it has not been evaluated yet."""
+        return self.progress.step == (self.progress.finished_epochs + 1) * self.task.steps_per_epoch
+
+    @property
+    def log_due(self) -> bool:
+        """Whether it is time for a line of the log."""
+        return len(self.pending) >= self.loop.log_every
+
+    @property
+    def save_due(self) -> bool:
+        """Whether it is time for a checkpoint in the middle of an epoch."""
+        minutes = self.loop.save_minutes
+        return minutes > 0 and time.monotonic() - self.last_saved >= 60 * minutes
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the newest checkpoint is behind."""
+        return (self.progress.step, self.progress.finished_epochs) != self.saved_at
+
+    def summary(self, interrupted: int | None) -> Summary:
+        """What came of the run so far."""
+        progress = self.progress
+        last_loss = progress.last_epoch_loss
+        if last_loss is None:
+            last_loss = progress.epoch_loss_sum / progress.step if progress.step else math.nan
+        return Summary(progress.step, progress.first_loss, last_loss, progress.seconds, interrupted)
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """Seed torch, numpy and random for one step of one process: no generator's state need be saved."""
+    text = f"{seed} {step} {current_world().rank}"
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+    torch.manual_seed(number)
+    np.random.seed(number)  # noqa: NPY002  timm's mixup draws from the global generator
+    random.seed(number)

@@ -1,0 +1,90 @@
+"""The pictures of a run: its curves, and grids of images side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fcmae.engine.files import write_atomically
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+
+
+def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw loss, learning rate and images/s over the epochs of a run.
+
+    Args:
+        records: the log's records; those of a few steps have `epoch`, `loss`, `lr`, `images_per_s`, those of
+            a whole epoch have `epoch`, `epoch_loss`
+        path: the PNG to write; nothing is drawn where no record has a loss
+    """
+    steps = [record for record in records if record.get("loss") is not None]
+    epochs = [record for record in records if record.get("epoch_loss") is not None]
+    if not steps:
+        return
+    at = [record["epoch"] for record in steps]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    loss, rate, speed = figure.subplots(1, 3)
+    loss.plot(at, [record["loss"] for record in steps], color=BLUE, linewidth=0.8, alpha=0.45, label="steps")
+    if epochs:
+        ends = [record["epoch"] for record in epochs]
+        means = [record["epoch_loss"] for record in epochs]
+        marker = "o" if len(epochs) < 30 else None
+        loss.plot(ends, means, color=ORANGE, linewidth=1.8, marker=marker, markersize=3.5, label="epoch mean")
+        loss.legend(frameon=False, fontsize=9)
+    rate.plot(at, [record["lr"] for record in steps], color=BLUE, linewidth=1.8)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    speed.plot(at, [record["images_per_s"] for record in steps], color=BLUE, linewidth=1.0)
+    speed.set_ylim(bottom=0)
+    for axes, title in ((loss, "loss"), (rate, "learning rate"), (speed, "images/s")):
+        _style(axes, title)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel("epoch", color=GREY, fontsize=9)
+    axes.tick_params(colors=GREY, labelsize=9, length=3)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+
+
+def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: float = 1.4) -> None:
+    """Draw the same images in several forms side by side, one column a form.
+
+    Args:
+        columns: title and images (N, C, H, W) of each form, in [0, 1]; what lies outside is clipped.
+            One or two channels are drawn grey (the first), more in colour (the first three)
+        path: the PNG to write
+        across: how many images share a row
+        size: width of one image in inches, at 110 dots per inch
+    """
+    titles, images = list(columns), list(columns.values())
+    count, _, height, width = images[0].shape
+    rows = -(-count // across)
+    blocks = Figure(figsize=(across * len(titles) * size * 1.04, rows * size * height / width * 1.04 + 0.25))
+    axes = blocks.subplots(rows, across * len(titles), squeeze=False)
+    for row in axes.flat:
+        row.set_axis_off()
+    for number in range(count):
+        for form, title in enumerate(titles):
+            cell = axes[number // across, number % across * len(titles) + form]
+            _draw_image(cell, images[form][number])
+            if number < across:
+                cell.set_title(title, fontsize=9, color=GREY)
+    blocks.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
+    with write_atomically(path) as file:
+        blocks.savefig(file, format="png", dpi=110)
+
+
+def _draw_image(cell: Axes, image: Tensor) -> None:
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    if len(pixels) < 3:
+        cell.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    else:
+        cell.imshow(pixels[:3].permute(1, 2, 0).numpy())

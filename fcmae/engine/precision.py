@@ -1,0 +1,49 @@
+"""The device a run computes on, and the arithmetic it computes in."""
+
+import torch
+
+from fcmae.engine.errors import UserError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device's name into a device that is really there.
+
+    Args:
+        name: auto (cuda where there is one, else mps, else cpu), cpu, cuda, cuda:N or mps
+
+    Raises:
+        UserError: the name is unknown or the device is absent
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "cpu":
+        return device
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"--device {name}: no CUDA device is visible here; use --device cpu")
+        if (device.index or 0) >= count:
+            raise UserError(f"--device {name}: the CUDA devices here are cuda:0 to cuda:{count - 1}")
+        return device
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError(f"--device {name}: no MPS device is available here; use --device cpu")
+        return device
+    raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Context of a forward pass in float32 (no autocast), bf16 or fp16."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, whose small gradients would vanish; passes everything through otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

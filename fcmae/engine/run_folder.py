@@ -1,0 +1,171 @@
+"""A run is a folder: its settings, log, TensorBoard events, pictures and checkpoints."""
+
+import fcntl
+import json
+import math
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import yaml
+
+from fcmae.engine.distributed import current_world
+from fcmae.engine.errors import UserError
+from fcmae.engine.files import write_atomically
+from fcmae.engine.pictures import draw_curves
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+ABSENT = "absent"
+
+
+class RunFolder:
+    """The folder of one run. Only the main process of a run writes to it.
+
+    Args:
+        path: the folder; made where it is missing
+
+    Raises:
+        UserError: the folder cannot be made, or nothing can be written there
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.log_file = self.path / "log.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.curves = self.path / "curves.png"
+        self._lock: IO[str] | None = None
+        self._purge_step = 0
+
+    def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+        """Make the folder this run's own, and save the run's settings in it.
+
+        Args:
+            config: the resolved settings, nested dicts of plain values
+            volatile: dotted keys, or patterns such as `loop.*`, that may differ when a run is resumed
+            resume: whether a run that is already there may be continued
+
+        Returns:
+            whether the folder held this run already
+
+        Raises:
+            UserError: the folder cannot be written, is in use, holds another run or something that is no run
+        """
+        config = json.loads(json.dumps(config, default=str))  # as YAML will give it back: lists, no paths
+        resumed = self.config.exists()
+        if resumed:
+            if not resume:
+                raise UserError(f"{self.path} already holds a run: resume it, or choose another folder")
+            self._refuse_another_run(config, tuple(volatile))
+        elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path} is not empty, and not a run (no config.yaml); choose another folder"
+            )
+        if current_world().is_main:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
+                with write_atomically(self.config) as file:
+                    file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise UserError(f"{self.path} cannot be written ({reason}); choose another folder") from error
+        return resumed
+
+    def start_log(self, step: int) -> None:
+        """Continue the log after `step`: what a killed process logged beyond it is dropped."""
+        self._purge_step = step + 1
+        if not current_world().is_main or not self.log_file.exists():
+            return
+        kept = [record for record in self.records() if record["step"] <= step]
+        with write_atomically(self.log_file) as file:
+            file.writelines(_json_line(record).encode() for record in kept)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a record to log.jsonl, and its numbers to the TensorBoard events.
+
+        Args:
+            record: has a `step`; what is not finite is written as null
+        """
+        if not current_world().is_main:
+            return
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(_json_line(record))
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, record["step"])
+        self._tensorboard.flush()
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole records of the log, oldest first."""
+        if not self.log_file.exists():
+            return []
+        records = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:  # the line that a killed process was writing
+                continue
+        return records
+
+    def draw_curves(self) -> None:
+        """Draw what the log holds so far."""
+        if current_world().is_main:
+            draw_curves(self.records(), self.curves)
+
+    @cached_property
+    def _tensorboard(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        return SummaryWriter(self.path / "tensorboard", purge_step=self._purge_step)
+
+    def _refuse_another_run(self, config: dict[str, Any], volatile: tuple[str, ...]) -> None:
+        try:
+            there = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.config} is not a run's configuration; choose another folder") from error
+        here = flatten(config)
+        differences = [
+            f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here"
+            for key in dict.fromkeys([*there, *here])
+            if there.get(key, ABSENT) != here.get(key, ABSENT)
+            and not any(fnmatch(key, pattern) for pattern in volatile)
+        ]
+        if differences:
+            raise UserError(
+                f"{self.path} holds a different run: {'; '.join(differences)}. "
+                f"Choose another folder, or repeat that run's settings to continue it"
+            )
+
+    def _take_lock(self) -> None:
+        """Hold the folder until this process ends. Worker processes do not inherit a POSIX lock."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{self.path} is in use: another process is training there") from None
+        except OSError:  # a file system without locks
+            return
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level with dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite) + "\n"

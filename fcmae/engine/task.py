@@ -1,0 +1,53 @@
+"""What the loop needs to know about a task: a task owns the loss, the loop owns time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Task(ABC):
+    """A model, its batches and its loss.
+
+    A batch is whatever `batches` yields; only the task looks inside. The loop moves the model to the device,
+    the task moves its batches.
+
+    Attributes:
+        model: what is trained
+        steps_per_epoch: optimiser steps of one epoch
+    """
+
+    model: nn.Module
+    steps_per_epoch: int
+
+    @abstractmethod
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW; a group's `lr_scale`, 1 where it has none, multiplies the schedule."""
+
+    @abstractmethod
+    def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
+        """The micro-batches of optimiser steps start_step .. total_steps - 1, `accumulate` of them a step."""
+
+    @abstractmethod
+    def step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro-batch, () and a mean over its samples, and further () metrics to log."""
+
+    @abstractmethod
+    def describe(self, batch: Any) -> list[str]:
+        """The files of a batch, for error messages."""
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Measure at the end of an epoch (from 1), without gradients and under the run's autocast."""
+        return {}
+
+    def optimizer_stepped(self, step: int) -> None:  # noqa: B027  most tasks have nothing to follow
+        """Follow optimiser step number `step` (from 1): the place for a moving average of the weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint must hold of the task, under the key `model` for the model."""
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; other keys of a checkpoint are ignored."""
+        self.model.load_state_dict(state["model"])
