@@ -93,19 +93,18 @@ def train(
     trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best)
     trainer.resume()
     with StopSignals() as stop, trainer.display():
-        if trainer.at_end_of_epoch:  # a signal came during the epoch's last step
-            trainer.finish_epoch()
         while not trainer.complete and stop.received is None:
-            trainer.step()
-            if trainer.at_end_of_epoch and stop.received is None:
+            if trainer.at_end_of_epoch:
                 trainer.finish_epoch()
-            elif trainer.save_due:
+            else:
+                trainer.step()
+            if trainer.save_due:
                 trainer.save()
             elif trainer.log_due:
                 trainer.read_figures()
         if trainer.unsaved:
             trainer.save()
-    return trainer.summary(None if trainer.complete else stop.received)
+    return trainer.summary(interrupted=None if trainer.complete else stop.received)
 
 
 @dataclass
@@ -149,7 +148,7 @@ class Trainer:
             if self.scaler.is_enabled() and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**state["progress"])
-        self.run.start_log(self.progress.step)
+        self.run.start_log(self.progress.step, self.progress.finished_epochs)
         self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
         self.task.model.train()
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
@@ -218,9 +217,9 @@ class Trainer:
         values = read_values(self.pending)
         for figures, row in zip(self.pending, values, strict=True):
             self._require_finite(figures, row)
+            progress.epoch_loss_sum += row["loss"]
         if progress.step == len(self.pending):
             progress.first_loss = values[0]["loss"]
-        progress.epoch_loss_sum += sum(row["loss"] for row in values)
         now = time.monotonic()
         means = {name: finite_mean([row[name] for row in values]) for name in values[0]}
         speed = len(values) * self.batch_size / (now - self.last_read)
@@ -282,8 +281,8 @@ class Trainer:
 
     @property
     def complete(self) -> bool:
-        """Whether every step has been taken."""
-        return self.progress.step == self.total_steps
+        """Whether every epoch is finished, its evaluation included."""
+        return self.progress.finished_epochs == self.epochs
 
     @property
     def at_end_of_epoch(self) -> bool:

@@ -32,14 +32,17 @@ class ProgressDisplay:
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
+                BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=self.console,
+                expand=True,
             )
             self._row = self._bar.add_task("", total=total_steps, completed=start_step, figures="")
 
     def __enter__(self) -> "ProgressDisplay":
+        if self.start_step:
+            self.console.print(f"going on after step {self.start_step} of {self.total_steps}")
         if self._bar is not None:
             self._bar.start()
         return self

@@ -76,12 +76,21 @@ class RunFolder:
                 raise UserError(f"{self.path} cannot be written ({reason}); choose another folder") from error
         return resumed
 
-    def start_log(self, step: int) -> None:
-        """Continue the log after `step`: what a killed process logged beyond it is dropped."""
+    def start_log(self, step: int, finished_epochs: int) -> None:
+        """Continue the log from a checkpoint: what a killed process logged beyond it is dropped.
+
+        Args:
+            step: optimiser steps done at that checkpoint
+            finished_epochs: epochs whose `epoch_loss` was logged before it
+        """
         self._purge_step = step + 1
         if not current_world().is_main or not self.log_file.exists():
             return
-        kept = [record for record in self.records() if record["step"] <= step]
+        kept = [
+            record
+            for record in self.records()
+            if record["step"] <= step and ("epoch_loss" not in record or record["epoch"] <= finished_epochs)
+        ]
         with write_atomically(self.log_file) as file:
             file.writelines(_json_line(record).encode() for record in kept)
 
