@@ -1,16 +1,22 @@
 """The pictures of a run: its curves, and grids of images side by side."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from fcmae.engine.files import write_atomically
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+DPI = 110
+COLOURS = 256
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -35,14 +41,16 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         marker = "o" if len(epochs) < 30 else None
         loss.plot(ends, means, color=ORANGE, linewidth=1.8, marker=marker, markersize=3.5, label="epoch mean")
         loss.legend(frameon=False, fontsize=9)
-    rate.plot(at, [record["lr"] for record in steps], color=BLUE, linewidth=1.8)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rates = [record["lr"] for record in steps]
+    power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
+    rate.plot(at, [value / 10**power for value in rates], color=BLUE, linewidth=1.8)
+    rate.set_ylim(bottom=0)
     speed.plot(at, [record["images_per_s"] for record in steps], color=BLUE, linewidth=1.0)
     speed.set_ylim(bottom=0)
-    for axes, title in ((loss, "loss"), (rate, "learning rate"), (speed, "images/s")):
+    for axes, title in ((loss, "loss"), (rate, f"learning rate / 1e{power}"), (speed, "images/s")):
         _style(axes, title)
     with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=DPI)
 
 
 def _style(axes: Axes, title: str) -> None:
@@ -62,13 +70,15 @@ def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: 
             One or two channels are drawn grey (the first), more in colour (the first three)
         path: the PNG to write
         across: how many images share a row
-        size: width of one image in inches, at 110 dots per inch
+        size: width of one image in inches, at 110 dots each
     """
     titles, images = list(columns), list(columns.values())
     count, _, height, width = images[0].shape
     rows = -(-count // across)
-    blocks = Figure(figsize=(across * len(titles) * size * 1.04, rows * size * height / width * 1.04 + 0.25))
-    axes = blocks.subplots(rows, across * len(titles), squeeze=False)
+    figure = Figure(
+        figsize=(across * len(titles) * size * 1.04, rows * size * height / width * 1.04 + 0.25), dpi=DPI
+    )
+    axes = figure.subplots(rows, across * len(titles), squeeze=False)
     for row in axes.flat:
         row.set_axis_off()
     for number in range(count):
@@ -77,9 +87,13 @@ def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: 
             _draw_image(cell, images[form][number])
             if number < across:
                 cell.set_title(title, fontsize=9, color=GREY)
-    blocks.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
-    with write_atomically(path) as file:
-        blocks.savefig(file, format="png", dpi=110)
+    figure.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    colours = picture.quantize(COLOURS)
+    with write_atomically(path) as file:  # a palette makes the file of photographs three times as small
+        picture.quantize(COLOURS, palette=colours).save(file, format="png", optimize=True)
 
 
 def _draw_image(cell: Axes, image: Tensor) -> None:
