@@ -1,0 +1,1 @@
+"""Images to batches: lists of files, decoding, augmentation and a sampler that can resume."""

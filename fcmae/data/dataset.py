@@ -1,0 +1,269 @@
+"""From an image source to a stream of batches that depends on the seed and the sampler's keys alone.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from fcmae.data.decode import BrokenImage, read_image
+from fcmae.data.index import ImageIndex
+from fcmae.data.sampler import Key, StepSampler
+from fcmae.data.seeding import seeded
+from fcmae.engine.errors import UserError
+
+MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
+
+
+class ImageSource(Protocol):
+    """Numbered images, read one by one."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """What to call image i in a report."""
+
+    def read(self, i: int) -> Tensor:
+        """Image i, uint8 (C, H, W); raises BrokenImage."""
+
+
+class FolderSource:
+    """The images of a folder."""
+
+    def __init__(
+        self, index: ImageIndex, channels: int, value_range: tuple[float, float] | None = None
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            index: the list of files
+            channels: number of channels that every image is to have, see `read_image`
+            value_range: values of 16-bit and float images that become 0 and 255
+        """
+        self.index, self.channels, self.value_range = index, channels, value_range
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, i: int) -> str:
+        return self.index[i]
+
+    def read(self, i: int) -> Tensor:
+        return read_image(self.index.path(i), self.channels, value_range=self.value_range)
+
+    def check(self, tries: int = 32, seconds: float = 1.0) -> None:
+        """Try images from all over the folder until one can be read.
+
+        Args:
+            tries: number of images to try at most
+            seconds: start no further try after this time
+
+        Raises:
+            UserError: none of them can be read
+        """
+        deadline = time.monotonic() + seconds
+        errors: list[BrokenImage] = []
+        for i in np.unique(np.linspace(0, len(self) - 1, tries, dtype=np.int64)).tolist():
+            try:
+                self.read(i)
+                return
+            except BrokenImage as error:
+                errors.append(error)
+            if time.monotonic() > deadline:
+                break
+        raise UserError(
+            f"no readable image among the {len(errors)} tried of {len(self)} in {self.index.root}; "
+            f"first error: {errors[0]}"
+        )
+
+
+class ArraySource:
+    """Images that are in memory."""
+
+    def __init__(self, images: Tensor, label: str = "image") -> None:
+        """Wrap a tensor.
+
+        Args:
+            images: uint8 (number of images, C, H, W)
+            label: what one image is called; image 7 is then "<label> 7"
+        """
+        self.images, self.label = images, label
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, i: int) -> str:
+        return f"{self.label} {i}"
+
+    def read(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+@dataclass
+class Item:
+    """One augmented image.
+
+    Args:
+        data: what the transform returned
+        index: the image that was asked for
+        shown: the image that was read: another one where `index` is broken; a label has to be this one's
+        broken: (index, reason) of each image that could not be read on the way
+    """
+
+    data: Any
+    index: int
+    shown: int
+    broken: list[tuple[int, str]]
+
+
+@dataclass
+class Batch:
+    """Augmented images.
+
+    Args:
+        data: what the transform returned, stacked: a tensor (B, ...), or a list of them
+        indices: int64 (B,), the images that were asked for
+        shown: int64 (B,), the images that were read; differs from `indices` where an image is broken
+        broken: (index, reason) of the images that could not be read
+    """
+
+    data: Any
+    indices: Tensor
+    shown: Tensor
+    broken: list[tuple[int, str]]
+
+    def pin_memory(self) -> "Batch":
+        """Move the images to memory that a GPU can copy from while it computes."""
+        return replace(self, data=tree_map(Tensor.pin_memory, self.data))
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move the images to a device, without waiting where they are pinned; the indices stay on the CPU."""
+        move = partial(Tensor.to, device=device, non_blocking=True)
+        return replace(self, data=tree_map(move, self.data))
+
+
+class ImageDataset(Dataset[Item]):
+    """Augmented images by (epoch, index); the same key gives the same pixels in whatever process."""
+
+    def __init__(self, source: ImageSource, transform: Callable[[Tensor], Any], seed: int) -> None:
+        """Nothing is read yet.
+
+        Args:
+            source: where images come from
+            transform: from uint8 (C, H, W) to a tensor of one size, or several; may draw from any global generator
+            seed: with epoch and index, determines what the transform draws
+        """
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> Item:
+        """Read and augment one image, or the next readable one after it.
+
+        Raises:
+            UserError: 100 images in a row cannot be read
+        """
+        epoch, index = key
+        image, shown, broken = self._read_next(index)
+        with seeded(self.seed, epoch, index):
+            return Item(self.transform(image), index, shown, broken)
+
+    def _read_next(self, index: int) -> tuple[Tensor, int, list[tuple[int, str]]]:
+        broken: list[tuple[int, str]] = []
+        for attempt in range(min(MAX_BROKEN, len(self))):
+            i = (index + attempt) % len(self)
+            try:
+                return self.source.read(i), i, broken
+            except BrokenImage as error:
+                broken.append((i, error.reason))
+        raise UserError(
+            f"{len(broken)} images in a row could not be read, from {self.source.name(index)} on "
+            f"({broken[0][1]}): is the data still there?"
+        )
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stack items to a batch; inside a worker, in memory shared with the main process."""
+    return Batch(
+        data=default_collate([item.data for item in items]),
+        indices=torch.tensor([item.index for item in items]),
+        shown=torch.tensor([item.shown for item in items]),
+        broken=[report for item in items for report in item.broken],
+    )
+
+
+class Loader:
+    """A DataLoader of batches whose workers' UserErrors arrive without a traceback."""
+
+    def __init__(self, loader: DataLoader[Item]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.loader
+        except UserError as error:  # a worker's comes with its traceback as the message
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+
+def make_loader(dataset: ImageDataset, sampler: StepSampler, workers: int, device: torch.device) -> Loader:
+    """Read batches ahead in worker processes, one torch thread each.
+
+    Args:
+        dataset: gives the images
+        sampler: says which
+        workers: number of processes; 0 reads in this one
+        device: on cuda, batches arrive in pinned memory
+    """
+    return Loader(
+        DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_main,
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+    )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; the main one decides when reading ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_main_says, daemon=True).start()
+
+
+def _end_when_main_says() -> None:
+    """Wait for a SIGTERM that the main process sends, as it does for workers that outlive their loader."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def choose_workers(device: torch.device, processes: int = 1) -> int:
+    """Number of workers for each of `processes` training processes of this machine.
+
+    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= processes
+    return min(8, cores) if device.type == "cuda" else min(8, cores // 4)

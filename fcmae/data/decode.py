@@ -1,0 +1,180 @@
+"""Image files to uint8 tensors, whatever their format, depth and colour mode.
+
+Shapes: C channels, H W pixels. The readers below return arrays (H, W) or (H, W, C) of the file's own depth.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
+ValueRange = tuple[float, float]
+
+_TORCHVISION_MODES = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB, 4: ImageReadMode.RGB_ALPHA}
+_PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
+_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
+
+
+class BrokenImage(Exception):
+    """A file that cannot be read as an image of the wanted kind; `reason` says why in one line."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+def read_image(
+    path: str | Path, channels: int, *, value_range: ValueRange | None = None, max_pixels: int = MAX_PIXELS
+) -> Tensor:
+    """Read one image file, upright by its EXIF orientation.
+
+    3 channels are RGB and 1 is grey, made from any colour mode; 4 are RGBA, for files with transparency.
+    Other numbers have to be the file's own: a .npy array (H, W, C), a TIFF of as many samples or of as many
+    grey pages (of other TIFFs the first page is read). 16-bit images are scaled from their full range, floats
+    from 0..1.
+
+    Args:
+        path: .jpg, .png, .webp, .bmp, .tif, .npy or whatever else Pillow reads
+        channels: number of channels of the result
+        value_range: values of 16-bit, integer and float images that become 0 and 255; others are clipped
+        max_pixels: images of more pixels are refused before they are decoded
+
+    Returns:
+        uint8 (C, H, W), in memory often channels last
+
+    Raises:
+        BrokenImage: the file is missing, damaged, too large, or has the wrong number of channels
+    """
+    path = Path(path)
+    try:
+        array = (_read_npy if path.suffix.lower() == ".npy" else _read_picture)(path, channels, max_pixels)
+        return _to_tensor(array, channels, value_range)
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise BrokenImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
+    """Read with torchvision where it gives what is asked, otherwise with Pillow or tifffile."""
+    data = read_file(str(path))
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data.numpy()))  # only the header
+    except Image.UnidentifiedImageError:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return _read_with_tifffile(path, max_pixels)
+        raise ValueError("not an image, or damaged in its first bytes") from None
+    _check_size(image.size, max_pixels)
+    if _is_deep_colour_tiff(image):
+        return _read_with_tifffile(path, max_pixels)
+    if _suits_torchvision(image, channels):
+        try:
+            pixels = decode_image(data, _TORCHVISION_MODES[channels], apply_exif_orientation=True)
+            return pixels.permute(1, 2, 0).numpy()
+        except RuntimeError:
+            pass  # Pillow may read it, as an animated WebP, or says better what is wrong
+    return _read_with_pillow(image, channels, max_pixels)
+
+
+def _suits_torchvision(image: Image.Image, channels: int) -> bool:
+    """Whether torchvision's decoder gives what Pillow gives; it is faster, but knows less."""
+    if channels == 4:
+        return image.mode == "RGBA" and image.format == "PNG"  # elsewhere it makes an alpha channel up
+    if image.format == "WEBP":  # of these it can make no grey, and takes no notice of EXIF
+        return channels == 3 and image.getexif().get(_ORIENTATION, 1) == 1
+    return channels in _TORCHVISION_MODES and image.format in ("JPEG", "MPO", "PNG")
+
+
+def _is_deep_colour_tiff(image: Image.Image) -> bool:
+    """Whether this is a TIFF of several samples of more than 8 bits, which Pillow would cut to 8."""
+    if image.format != "TIFF" or len(image.getbands()) == 1:
+        return False
+    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # type: ignore[attr-defined]
+
+
+def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.ndarray:
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and channels > 1 else 1
+    if pages == channels and len(image.getbands()) == 1:
+        return np.stack([_read_page(image, page, max_pixels) for page in range(pages)], axis=-1)
+    image = ImageOps.exif_transpose(image)
+    if channels == 4 and not _has_transparency(image):
+        raise ValueError(f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted")
+    if channels in _PILLOW_MODES and image.mode not in _DEEP_MODES:
+        image = image.convert(_PILLOW_MODES[channels])
+    return np.asarray(image)
+
+
+def _read_page(image: Image.Image, page: int, max_pixels: int) -> np.ndarray:
+    image.seek(page)
+    _check_size(image.size, max_pixels)
+    return np.asarray(image)
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _read_with_tifffile(path: Path, max_pixels: int) -> np.ndarray:
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError("this kind of TIFF needs tifffile: pip install tifffile") from None
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        sides = series.axes.index("Y"), series.axes.index("X")
+        _check_size((series.shape[sides[1]], series.shape[sides[0]]), max_pixels)
+        if series.ndim > 3:
+            raise ValueError(f"has axes {series.axes} of {series.shape}, only one besides Y and X is read")
+        return np.moveaxis(series.asarray(), sides, (0, 1))
+
+
+def _read_npy(path: Path, channels: int, max_pixels: int) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a false header allocates nothing
+    if array.ndim not in (2, 3):
+        raise ValueError(f"has shape {array.shape}: (H, W) or (H, W, C) is read")
+    _check_size((array.shape[1], array.shape[0]), max_pixels)
+    return array
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ValueError(f"has {width} x {height} pixels, more than the {max_pixels} allowed")
+    if width * height == 0:
+        raise ValueError(f"has no pixels ({width} x {height})")
+
+
+def _to_tensor(array: np.ndarray, channels: int, value_range: ValueRange | None) -> Tensor:
+    """Check the channels of an array (H, W) or (H, W, C), scale it to uint8 and turn it to (C, H, W)."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.shape[2] not in (channels, 1) or (array.shape[2] == 1 and channels not in (1, 3)):
+        raise ValueError(f"has {array.shape[2]} channels, but {channels} are wanted")
+    if array.dtype != np.uint8:
+        array = _to_uint8(array, value_range)
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(array).permute(2, 0, 1).expand(channels, -1, -1)
+
+
+def _to_uint8(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+    """Map `value_range`, or the full range of 16-bit values or 0..1 of floats, linearly to 0..255."""
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8) * 255
+    if value_range is None and array.dtype.kind == "f":
+        value_range = (0.0, 1.0)
+        if array.min() < 0 or array.max() > 1:
+            raise ValueError(f"has values {array.min():g} to {array.max():g}: give the value range")
+    elif value_range is None and array.dtype == np.dtype(np.uint16).newbyteorder(array.dtype.byteorder):
+        value_range = (0.0, 65535.0)
+    elif value_range is None:
+        raise ValueError(f"has values of type {array.dtype}: give the value range that is black to white")
+    low, high = value_range
+    scaled = (array.astype(np.float32) - low) * (255 / (high - low))
+    if not np.isfinite(scaled).all():
+        raise ValueError("has values that are not finite")
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)

@@ -1,0 +1,194 @@
+"""The list of the image files of a folder: scanned once, kept compactly, cached between runs."""
+
+import hashlib
+import os
+import time
+import zipfile
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from fcmae.engine.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
+CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
+
+
+class ImageIndex:
+    """Paths of image files, relative to a root folder, in the order of `sorted(pathlib.Path)`.
+
+    The paths lie end to end in one buffer of bytes: 14 million of them are two arrays, which forked workers
+    share, and not 14 million objects, whose reference counts would make each worker copy them.
+    """
+
+    def __init__(self, root: str | Path, names: np.ndarray, offsets: np.ndarray) -> None:
+        """Use `ImageIndex.scan` or `ImageIndex.load`.
+
+        Args:
+            root: folder that the paths are relative to
+            names: uint8, all paths end to end
+            offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
+        """
+        self.root, self.names, self.offsets = Path(root), names, offsets
+
+    @classmethod
+    def scan(cls, root: str | Path, progress: bool = True) -> "ImageIndex":
+        """List the images below a folder, or take the list from the cache where no folder has changed.
+
+        Hidden files and folders are left out. Links are followed; a folder reached twice is listed once.
+
+        Args:
+            root: any tree of folders
+            progress: show a counter on a terminal
+
+        Raises:
+            UserError: the folder is missing, is a file, cannot be read, or holds no image
+        """
+        root = Path(root).expanduser().absolute()
+        _check_folder(root)
+        index = _read_cache(root)
+        if index is None:
+            index = _scan(root, progress)
+        if len(index) == 0:
+            raise UserError(f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}")
+        return index
+
+    def save(self, path: str | Path) -> None:
+        """Write the list to a .npz file."""
+        np.savez(path, root=np.array(str(self.root)), names=self.names, offsets=self.offsets)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ImageIndex":
+        """Read a list that `save` wrote.
+
+        Raises:
+            UserError: the file is missing, damaged or something else
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return _checked(cls(str(file["root"]), file["names"], file["offsets"]))
+        except _NOT_AN_INDEX as error:
+            raise UserError(f"{path} is no list of images ({error}): delete it to scan anew") from None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> str:
+        """Path of image i relative to the root."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        return os.fsdecode(self.names[self.offsets[i] : self.offsets[i + 1]].tobytes())
+
+    def path(self, i: int) -> Path:
+        """Absolute path of image i."""
+        return self.root / self[i]
+
+    def digest(self) -> str:
+        """A hash of the relative paths and their order, the same on every machine."""
+        return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()
+
+
+_NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def _check_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if not root.exists():
+        raise UserError(f"{root} does not exist: give a folder of images")
+    if root.suffix.lower() in ARCHIVES:
+        raise UserError(f"{root} is an archive: unpack it and give the folder")
+    raise UserError(f"{root} is a file: give the folder of images that it lies in")
+
+
+def _checked(index: ImageIndex) -> ImageIndex:
+    """Raise ValueError where the arrays of a file do not fit together."""
+    names, offsets = index.names, index.offsets
+    if names.dtype != np.uint8 or offsets.dtype != np.int64 or names.ndim != 1 or offsets.ndim != 1:
+        raise ValueError("arrays of another type")
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(names) or (np.diff(offsets) <= 0).any():
+        raise ValueError("arrays that do not fit together")
+    return index
+
+
+def _scan(root: Path, progress: bool) -> ImageIndex:
+    """Walk through the folder, counting on a terminal, and keep the result in the cache."""
+    started = time.time_ns()
+    folders: dict[str, int] = {}
+    names, offsets = bytearray(), array("q", [0])
+    console = Console(stderr=True)
+    hide = not (progress and console.is_terminal)
+    count = TextColumn("Listing {task.description}: {task.completed:,.0f} images")
+    with Progress(SpinnerColumn(), count, console=console, transient=True, disable=hide) as bar:
+        task = bar.add_task(str(root), total=None)
+        for name in _walk(root, "", folders, set()):
+            names += os.fsencode(name)
+            offsets.append(len(names))
+            if len(offsets) % 1000 == 0:
+                bar.update(task, completed=len(offsets))
+    index = ImageIndex(root, np.frombuffer(names, np.uint8), np.frombuffer(offsets, np.int64))
+    if max(folders.values()) < started - CLOCK_STEP_NS:  # a later change would show in the time stamps
+        _write_cache(index, folders)
+    return index
+
+
+def _walk(root: Path, folder: str, folders: dict[str, int], seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Yield the images below root/folder; note each folder's time of change, and its identity in `seen`."""
+    try:
+        status = os.stat(root / folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        folders[folder] = status.st_mtime_ns
+        with os.scandir(root / folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{root / folder} cannot be listed ({error.strerror}): make it readable") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(root, f"{folder}{entry.name}/", folders, seen)
+        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+            yield folder + entry.name
+
+
+def _cache_file(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "fcmae" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
+
+
+def _read_cache(root: Path) -> ImageIndex | None:
+    """The cached list, if no folder that it was made from has changed since."""
+    try:
+        with np.load(_cache_file(root), allow_pickle=False) as file:
+            folders = file["folders"].tobytes().split(b"\0")
+            changed = [os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns for folder in folders]
+            if changed != file["changed"].tolist():
+                return None
+            return _checked(ImageIndex(root, file["names"], file["offsets"]))
+    except _NOT_AN_INDEX:
+        return None
+
+
+def _write_cache(index: ImageIndex, folders: dict[str, int]) -> None:
+    """Keep the list for the next run; a cache that cannot be written is done without."""
+    target = _cache_file(index.root)
+    draft = target.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(draft, "wb") as file:
+            np.savez(
+                file,
+                names=index.names,
+                offsets=index.offsets,
+                folders=np.frombuffer(b"\0".join(map(os.fsencode, folders)), np.uint8),
+                changed=np.array(list(folders.values()), np.int64),
+            )
+        draft.replace(target)

@@ -1,0 +1,80 @@
+"""Which images make up which batch: a function of the seed and the step alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fcmae.engine.errors import UserError
+
+Key = tuple[int, int]
+"""(epoch, index of the image): what a dataset needs to make one augmented image."""
+
+
+class StepSampler:
+    """Keys of one process's micro-batches, from one optimiser step to another, across epochs without a break.
+
+    Use it as `batch_sampler` of a DataLoader. An epoch's order is a permutation drawn from (seed, epoch);
+    the images that do not fill a last batch are left out of that epoch. Step s of an epoch takes the s-th
+    `batch_size` images of the order, cuts them into `accumulate` micro-batches and each of these into `world`
+    contiguous parts: workers, processes and restarts change nothing about which images meet in a step.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        """Check that the batch can be filled and divided.
+
+        Args:
+            n: images in the data set
+            batch_size: images of one optimiser step, over all micro-batches and processes
+            seed: with the epoch, determines the order
+            total_steps: optimiser steps of the whole run
+            start_step: optimiser steps already done
+            accumulate: micro-batches of one optimiser step
+            rank: this process
+            world: number of processes
+            shuffle: permute each epoch; otherwise images come in the order of the data set
+
+        Raises:
+            UserError: more images in a batch than there are, or a batch that does not divide
+        """
+        if batch_size < 1 or batch_size > n:
+            raise UserError(f"batch size {batch_size} does not fit {n} images: choose 1 to {n}")
+        if batch_size % (world * accumulate):
+            raise UserError(
+                f"batch size {batch_size} does not divide by {world} processes x {accumulate} accumulated "
+                f"parts: choose a multiple of {world * accumulate}"
+            )
+        self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
+        self.start_step, self.total_steps = start_step, total_steps
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return self.n // self.batch_size
+
+    def __len__(self) -> int:
+        """Number of micro-batches that are left."""
+        return max(0, self.total_steps - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """One list of keys per micro-batch of this process."""
+        order, order_epoch = np.arange(self.n), -1
+        for step in range(self.start_step, self.total_steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if self.shuffle and epoch != order_epoch:
+                order, order_epoch = np.random.default_rng((self.seed, epoch)).permutation(self.n), epoch
+            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
+            for part in batch.reshape(self.accumulate, self.world, -1)[:, self.rank]:
+                yield [(epoch, index) for index in part.tolist()]

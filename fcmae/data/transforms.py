@@ -1,0 +1,120 @@
+"""Augmentation of uint8 images and their conversion to normalised floats.
+
+Shapes: B batch, C channels, H W pixels. Any number of channels; sizes are (height, width).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from fcmae.engine.errors import UserError
+
+Size = tuple[int, int]
+Transform = Callable[[Tensor], Tensor]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
+BICUBIC = InterpolationMode.BICUBIC
+
+
+def random_crop_flip(
+    image_size: Size, scale: tuple[float, float] = (0.2, 1.0), hflip: bool = True, vflip: bool = False
+) -> Transform:
+    """The pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
+
+    Args:
+        image_size: (height, width) of the result
+        scale: smallest and largest share of the area that is cropped
+        hflip: mirror left to right with probability 1/2
+        vflip: mirror top to bottom with probability 1/2
+
+    Returns:
+        a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator
+    """
+    steps: list[torch.nn.Module] = [
+        v2.RandomResizedCrop(image_size, scale=scale, interpolation=BICUBIC, antialias=True)
+    ]
+    if hflip:
+        steps.append(v2.RandomHorizontalFlip())
+    if vflip:
+        steps.append(v2.RandomVerticalFlip())
+    return v2.Compose(steps)
+
+
+def resize_center_crop(image_size: Size, crop_pct: float = 0.875) -> Transform:
+    """The usual evaluation transform: resize so that `image_size / crop_pct` is covered, crop the centre.
+
+    Images of 384 pixels and more are resized straight to the size, without regard to `crop_pct`, as the
+    published ConvNeXt figures at 384 and 512 are.
+
+    Args:
+        image_size: (height, width) of the result
+        crop_pct: share of the resized image's short side that the crop takes
+
+    Returns:
+        a function from uint8 (C, H, W) to uint8 (C, *image_size)
+    """
+    if min(image_size) >= STRAIGHT_FROM:
+        return v2.Resize(image_size, interpolation=BICUBIC, antialias=True)
+    covered = int(image_size[0] / crop_pct), int(image_size[1] / crop_pct)
+
+    def transform(image: Tensor) -> Tensor:
+        size = _covering_size(image.shape[-2], image.shape[-1], covered)
+        image = F.resize(image, list(size), interpolation=BICUBIC, antialias=True)
+        return F.center_crop(image, list(image_size))
+
+    return transform
+
+
+def _covering_size(height: int, width: int, covered: Size) -> Size:
+    """Smallest (height, width) of the same shape as the image's that covers `covered`."""
+    if height * covered[1] <= width * covered[0]:
+        return covered[0], covered[0] * width // height
+    return covered[1] * height // width, covered[1]
+
+
+def channel_statistics(
+    channels: int, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in 0..1, one per channel, with defaults for those not given.
+
+    Raises:
+        UserError: as many numbers as channels are needed, standard deviations above 0
+    """
+    if mean is None:
+        mean = IMAGENET_MEAN if channels == 3 else (0.5,) * channels
+    if std is None:
+        std = IMAGENET_STD if channels == 3 else (0.25,) * channels
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise UserError(f"{name} {values}: give {channels} values, one for each channel")
+    if min(std) <= 0:
+        raise UserError(f"std {std} must be above 0 in every channel")
+    return tuple(mean), tuple(std)
+
+
+def to_float(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalise a batch on the device it is on.
+
+    Args:
+        images: uint8 (B, C, H, W)
+        mean: of pixels in 0..1, C numbers
+        std: of pixels in 0..1, C numbers
+
+    Returns:
+        float32 (B, C, H, W): (images / 255 - mean) / std
+    """
+    shift = _per_channel(tuple(255 * value for value in mean), images.device)
+    scale = _per_channel(tuple(1 / (255 * value) for value in std), images.device)
+    return images.to(torch.float32).sub_(shift).mul_(scale)
+
+
+@lru_cache(maxsize=8)  # copying them to a GPU anew would make every step wait
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Constants as float32 (C, 1, 1)."""
+    return torch.tensor(values, device=device)[:, None, None]
