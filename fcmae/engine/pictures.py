@@ -5,18 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from fcmae.engine.files import write_atomically
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 DPI = 110
-COLOURS = 256
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -62,7 +58,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: float = 1.4) -> None:
+def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: float = 1.2) -> None:
     """Draw the same images in several forms side by side, one column a form.
 
     Args:
@@ -88,12 +84,8 @@ def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: 
             if number < across:
                 cell.set_title(title, fontsize=9, color=GREY)
     figure.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    colours = picture.quantize(COLOURS)
-    with write_atomically(path) as file:  # a palette makes the file of photographs three times as small
-        picture.quantize(COLOURS, palette=colours).save(file, format="png", optimize=True)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)
 
 
 def _draw_image(cell: Axes, image: Tensor) -> None:

@@ -1,0 +1,43 @@
+"""Names of devices, and the types that autocast computes in."""
+
+import pytest
+import torch
+
+from fcmae.engine.errors import UserError
+from fcmae.engine.precision import autocast, loss_scaler, pick_device
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_absent_cuda_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=rf"{name}: no CUDA device.*--device cpu"):
+        pick_device(name)
+
+
+def test_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"cuda:0 to cuda:1"):
+        pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "cuda:x"])
+def test_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="unknown device"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_computes_in_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
+    cpu = torch.device("cpu")
+    with autocast(precision, cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert loss_scaler(precision, cpu).is_enabled() == (precision == "fp16")

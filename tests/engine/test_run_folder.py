@@ -1,0 +1,113 @@
+"""A run folder belongs to one run, and its log has neither gaps nor duplicates."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fcmae.engine.errors import UserError
+from fcmae.engine.run_folder import RunFolder
+
+CONFIG = {"model": "atto", "betas": (0.9, 0.95), "out": Path("somewhere"), "loop": {"keep": 2}, "clip": None}
+VOLATILE = {"out", "loop.*"}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**CONFIG, **changes}
+
+
+def test_new_folder_holds_the_config(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a" / "b")
+    assert run.claim(CONFIG) is False
+    assert yaml.safe_load(run.config.read_text()) == changed(betas=[0.9, 0.95], out="somewhere")
+
+
+def test_same_run_is_resumed_and_volatile_keys_may_change(tmp_path: Path) -> None:
+    RunFolder(tmp_path).claim(CONFIG)
+    again = changed(out=Path("elsewhere"), loop={"keep": 5})
+    assert RunFolder(tmp_path).claim(again, VOLATILE) is True
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loop"] == {"keep": 5}
+
+
+def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
+    RunFolder(tmp_path).claim(CONFIG)
+    before = (tmp_path / "config.yaml").read_bytes()
+    other = changed(model="tiny", clip=1.0, loop={"keep": 3}, seed=1)
+    with pytest.raises(UserError, match="different run") as caught:
+        RunFolder(tmp_path).claim(other, VOLATILE)
+    message = str(caught.value)
+    for part in (
+        "model is atto there and tiny here",
+        "clip is None there",
+        "seed is absent there and 1 here",
+    ):
+        assert part in message
+    assert "keep" not in message
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+def test_existing_run_is_refused_when_not_resuming(tmp_path: Path) -> None:
+    RunFolder(tmp_path).claim(CONFIG)
+    with pytest.raises(UserError, match="already holds a run"):
+        RunFolder(tmp_path).claim(CONFIG, resume=False)
+
+
+def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty, and not a run"):
+        RunFolder(tmp_path).claim(CONFIG)
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
+def test_config_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml is not a run's configuration"):
+        RunFolder(tmp_path).claim(CONFIG)
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run").claim(CONFIG)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim({"a": 1})
+    program = f"from fcmae.engine.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).claim({{'a': 1}})"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "UserError" in other.stderr
+    assert "another process is training there" in other.stderr
+
+
+def test_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim(CONFIG)
+    run.start_log(0, 0)
+    for step in (10, 20, 30):
+        run.log({"step": step, "epoch": step / 20, "loss": 1.0})
+        if step == 20:
+            run.log({"step": step, "epoch": 1, "epoch_loss": 1.0})
+    with run.log_file.open("a") as file:
+        file.write('{"step": 40, "lo')  # killed while writing
+
+    RunFolder(tmp_path).start_log(20, finished_epochs=1)
+    assert [record["step"] for record in run.records()] == [10, 20, 20]
+    RunFolder(tmp_path).start_log(20, finished_epochs=0)
+    assert [record.get("loss") for record in run.records()] == [1.0, 1.0]
+
+
+def test_log_is_strict_json_and_reaches_tensorboard(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.claim(CONFIG)
+    run.start_log(0, 0)
+    run.log({"step": 1, "loss": 0.5, "grad_norm": float("nan"), "files": ["a.jpg"]})
+    line = run.log_file.read_text()
+    assert json.loads(line, parse_constant=pytest.fail)["grad_norm"] is None
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]

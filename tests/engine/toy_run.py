@@ -1,0 +1,113 @@
+"""A small real task to train, in a module of its own so that another process can import it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.loop import Summary, Task, train
+from fcmae.engine.run_folder import RunFolder
+
+STEPS_PER_EPOCH = 5
+EPOCHS = 3
+BATCH = 8
+
+
+class ToyTask(Task):
+    """Regress the mean of small random images with a convolution, a norm and dropout.
+
+    Args:
+        accumulate: micro-batches of a step
+        poison: number of the step, from 1, whose loss or gradient is not finite
+        poison_gradient: whether it is the gradient alone
+        signal_after: number of the step during which the process signals itself, and the signal
+    """
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __init__(
+        self,
+        accumulate: int = 1,
+        poison: int | None = None,
+        poison_gradient: bool = False,
+        signal_after: tuple[int, int] | None = None,
+    ) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)]
+        self.model = nn.Sequential(*layers, nn.Linear(4 * 36, 1))
+        self.average = self.model[0].weight.detach().clone()
+        self.accumulate, self.poison, self.poison_gradient = accumulate, poison, poison_gradient
+        self.signal_after = signal_after
+        self.evaluated: list[int] = []
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        first, *others = self.model.parameters()
+        return [
+            {"params": [first], "weight_decay": 0.0, "lr_scale": 0.5},
+            {"params": others, "weight_decay": weight_decay},
+        ]
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[tuple[int, Tensor]]:
+        for step in range(start_step, total_steps):
+            generator = torch.Generator().manual_seed(step)
+            images = torch.rand(BATCH, 1, 8, 8, generator=generator)
+            for part in images.chunk(self.accumulate):
+                yield step + 1, part
+
+    def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        step, images = batch
+        if self.signal_after and step == self.signal_after[0]:
+            os.kill(os.getpid(), self.signal_after[1])
+        error = self.model(images).squeeze(1) - images.mean((1, 2, 3))
+        loss = error.float().square().mean()
+        if step == self.poison:
+            # sqrt has an infinite slope at 0, so the loss is finite and its gradient is not
+            loss = loss + ((loss - loss).sqrt() if self.poison_gradient else torch.tensor(float("nan")))
+        return loss, {"error": error.abs().mean()}
+
+    def describe(self, batch: tuple[int, Tensor]) -> list[str]:
+        return [f"step{batch[0]}_{i}.png" for i in range(len(batch[1]))]
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        assert not torch.is_grad_enabled()
+        self.model.eval()
+        self.evaluated.append(epoch)
+        return {"score": float(epoch % 2)}
+
+    def optimizer_stepped(self, step: int) -> None:
+        self.average.lerp_(self.model[0].weight.detach(), 0.1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.average = state["average"]
+
+
+def run_toy(folder: Path, task: ToyTask, *, best: Any = ("loss", "min"), **options: Any) -> Summary:
+    """Train a toy task; the options are those of OptimConfig and LoopConfig."""
+    settings: dict[str, Any] = {
+        "base_lr": 0.3, "warmup_epochs": 1.0, "accumulate": task.accumulate, "save_minutes": 0.0,
+        "log_every": 2, **options,
+    }  # fmt: skip
+    loop_names = LoopConfig.__dataclass_fields__
+    loop = LoopConfig(**{name: value for name, value in settings.items() if name in loop_names})
+    optim = OptimConfig(**{name: value for name, value in settings.items() if name not in loop_names})
+    run = RunFolder(folder)
+    run.claim({"task": "toy"})
+    return train(
+        task,
+        optim=optim,
+        loop=loop,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        seed=1,
+        device=torch.device("cpu"),
+        run=run,
+        best=best,
+    )
