@@ -18,24 +18,22 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    unknown = UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
     except RuntimeError:
-        device = torch.device("meta")
-    if device.type == "cpu":
-        return device
+        raise unknown from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise unknown
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
             raise UserError(f"--device {name}: no CUDA device is visible here; use --device cpu")
         if (device.index or 0) >= count:
             raise UserError(f"--device {name}: the CUDA devices here are cuda:0 to cuda:{count - 1}")
-        return device
-    if device.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise UserError(f"--device {name}: no MPS device is available here; use --device cpu")
-        return device
-    raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: no MPS device is available here; use --device cpu")
+    return device
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
