@@ -7,26 +7,6 @@ import torch
 from torch import Tensor
 
 
-def count_visible(num_patches: int, mask_ratio: float) -> int:
-    """Patches left visible: int(L * (1 - ratio)), 19 of 49 at 0.6 (ConvNeXt V2's FCMAE).
-
-    Raises:
-        ValueError: the ratio is outside (0, 1), or hides everything or nothing of this many patches
-    """
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio {mask_ratio} is outside (0, 1): 0.6 is the published value")
-    # A ratio is a decimal that binary fractions miss: 0.8 of 5 patches must leave 1, not int(0.99...).
-    visible = int(round(num_patches * (1 - mask_ratio), 6))
-    if visible == 0:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} hides all {num_patches} patches of an image: "
-            "lower the ratio, or use larger images or a smaller stem_stride"
-        )
-    if visible == num_patches:
-        raise ValueError(f"mask_ratio {mask_ratio} hides none of the {num_patches} patches: raise it")
-    return visible
-
-
 def random_mask(
     batch: int, num_patches: int, num_visible: int, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcmae.masking import count_visible, patchify, random_mask, unpatchify
+from fcmae.geometry import count_visible, patch_grid
+from fcmae.masking import patchify, random_mask, unpatchify
 from models import create_layout, create_model
 from models.convnext import Block, init_weights
 from models.layouts import SPARSE_LAYOUTS, DenseLayout
@@ -53,14 +54,8 @@ class FCMAE(nn.Module):
         self.encoder = create_model(encoder, in_chans=in_chans, features_only=True, **encoder_options)
         self.layout, self.norm_pix_loss, self.in_chans = layout, norm_pix_loss, in_chans
         self.patch_size = self.encoder.stride
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        height, width = self.image_size
-        if height % self.patch_size or width % self.patch_size or min(self.image_size) < 1:
-            raise ValueError(
-                f"image_size {height} x {width} is not a multiple of the patch size {self.patch_size}: "
-                "choose multiples of it, or a smaller stem_stride"
-            )
-        self.grid = (height // self.patch_size, width // self.patch_size)
+        self.grid = patch_grid(image_size, self.patch_size)
+        self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_visible = count_visible(self.num_patches, mask_ratio)
 
@@ -143,7 +138,7 @@ class FCMAE(nn.Module):
             mean, std = patch_statistics(target)
             patches = patches * std + mean
         patches = torch.where(mask[..., None] != 0, patches, target)
-        return unpatchify(patches, self.patch_size, (self.image_size[0], self.image_size[1]))
+        return unpatchify(patches, self.patch_size, self.image_size)
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,7 @@ Parameters carry the names of the authors' public state dicts. Activations have 
 Shapes: B batch, C channels, H W positions of an image or map; (..., C) positions as the layout keeps them.
 """
 
-import difflib
 import itertools
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,33 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layouts import DenseLayout, Layout
+from models.sizes import Size, find_size
 
 GRNScope = Literal["image", "batch"]
-
-
-@dataclass(frozen=True)
-class Size:
-    """Blocks and width of each of the four stages."""
-
-    depths: tuple[int, int, int, int]
-    dims: tuple[int, int, int, int]
-
-
-SIZES = {
-    "convnext_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
-    "convnext_small": Size((3, 3, 27, 3), (96, 192, 384, 768)),
-    "convnext_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "convnext_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
-    "convnext_xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
-    "convnextv2_atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
-    "convnextv2_femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
-    "convnextv2_pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
-    "convnextv2_nano": Size((2, 2, 8, 2), (80, 160, 320, 640)),
-    "convnextv2_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
-    "convnextv2_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "convnextv2_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
-    "convnextv2_huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
-}
 
 
 class GRN(nn.Module):
@@ -154,7 +128,7 @@ class ConvNeXt(nn.Module):
         for narrow, wide in itertools.pairwise(dims):
             conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
             self.downsample_layers.append(nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), conv]))
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(dim, next(rates), layer_scale, grn_scope) for _ in range(depth))
             for depth, dim in zip(depths, dims, strict=True)
@@ -220,11 +194,6 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def list_models() -> list[str]:
-    """The names that `create_model` knows."""
-    return list(SIZES)
-
-
 def create_model(
     name: str,
     *,
@@ -250,11 +219,8 @@ def create_model(
     Raises:
         ValueError: unknown name, or a stem stride other than 4, 2 or 1
     """
-    if name not in SIZES:
-        nearest = difflib.get_close_matches(name, SIZES, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise ValueError(f"unknown model {name!r}: {hint}known are {', '.join(SIZES)}")
-    size = Size(tuple(depths or SIZES[name].depths), tuple(dims or SIZES[name].dims))  # type: ignore[arg-type]
+    size = find_size(name)
+    size = Size(tuple(depths or size.depths), tuple(dims or size.dims))  # type: ignore[arg-type]
     return ConvNeXt(
         size,
         num_classes=num_classes,

@@ -162,7 +162,7 @@ class ImageDataset(Dataset[Item]):
 
         Args:
             source: where images come from
-            transform: from uint8 (C, H, W) to a tensor of one size, or several; may draw from any global generator
+            transform: from uint8 (C, H, W) to a tensor of one size, or several; may draw from global generators
             seed: with epoch and index, determines what the transform draws
         """
         self.source, self.transform, self.seed = source, transform, seed

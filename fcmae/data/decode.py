@@ -97,9 +97,10 @@ def _is_deep_colour_tiff(image: Image.Image) -> bool:
 
 
 def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.ndarray:
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and channels > 1 else 1
-    if pages == channels and len(image.getbands()) == 1:
-        return np.stack([_read_page(image, page, max_pixels) for page in range(pages)], axis=-1)
+    if channels > 1 and image.format == "TIFF" and image.mode != "P" and len(image.getbands()) == 1:
+        pages = getattr(image, "n_frames", 1)
+        if pages == channels:
+            return np.stack([_read_page(image, page, max_pixels) for page in range(pages)], axis=-1)
     image = ImageOps.exif_transpose(image)
     if channels == 4 and not _has_transparency(image):
         raise ValueError(f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted")

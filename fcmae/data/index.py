@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -58,6 +59,27 @@ class ImageIndex:
         if len(index) == 0:
             raise UserError(f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}")
         return index
+
+    def check_headers(self, tries: int = 32) -> None:
+        """Open images from all over the folder until one looks like an image; nothing is decoded.
+
+        Raises:
+            UserError: none of those tried does
+        """
+        numbers = np.unique(np.linspace(0, len(self) - 1, tries, dtype=np.int64)).tolist()
+        for i in numbers:
+            try:
+                if self[i].endswith(".npy"):
+                    np.load(self.path(i), mmap_mode="r", allow_pickle=False)
+                else:
+                    Image.open(self.path(i)).close()
+                return
+            except (OSError, ValueError):
+                continue
+        raise UserError(
+            f"no readable image among the {len(numbers)} tried of {len(self)} in {self.root}, "
+            f"{self[numbers[0]]} for example: are they images?"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the list to a .npz file."""

@@ -8,8 +8,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import TEMPORARY_SUFFIX, replace_durably, write_atomically
 
@@ -52,6 +50,8 @@ class Checkpoints:
         Raises:
             UserError: it cannot be written (disk full, folder gone); the former checkpoints are untouched
         """
+        import torch
+
         path = self.folder / f"step_{step:09d}.pt"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +124,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is absent, damaged or not a checkpoint
     """
+    import torch  # here, so that a folder can be looked through before that takes seconds
+
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fcmae.engine.errors import UserError
+
 
 @dataclass
 class OptimConfig:
@@ -10,10 +12,11 @@ class OptimConfig:
 
     Args:
         base_lr: learning rate for a batch of 256 images; the one used is base_lr x batch size / 256
-        min_lr: learning rate at the end of the cosine, on the same scale as base_lr
+        lr: learning rate whatever the batch size, instead of base_lr
+        min_lr: learning rate at the end of the cosine, on the same scale as the one in use
         weight_decay: AdamW's weight decay; never applied to norms, biases, GRN and tokens
         betas: AdamW's two betas
-        warmup_epochs: epochs of linear warm-up from 0; fractions are allowed
+        warmup_epochs: epochs of linear warm-up from 0; none is a twentieth of all
         schedule: cosine to min_lr, or steps that multiply the rate by step_gamma every step_epochs
         step_epochs: length of one step of the step schedule, in epochs
         step_gamma: factor of one step of the step schedule
@@ -22,15 +25,32 @@ class OptimConfig:
     """
 
     base_lr: float = 1.5e-4
+    lr: float | None = None
     min_lr: float = 0.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
-    warmup_epochs: float = 40.0
+    warmup_epochs: float | None = None
     schedule: Literal["cosine", "step"] = "cosine"
     step_epochs: float = 30.0
     step_gamma: float = 0.1
     clip_grad: float | None = None
     accumulate: int = 1
+
+    def check(self, epochs: int) -> None:
+        """Refuse settings that no run of this many epochs can mean.
+
+        Raises:
+            UserError: a rate or a count that is not positive, or a warm-up longer than the run
+        """
+        for name in ("base_lr", "lr", "clip_grad", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"optim.{name} is {value}: it must be above 0")
+        if self.warmup_epochs is not None and self.warmup_epochs > epochs:
+            raise UserError(
+                f"optim.warmup_epochs is {self.warmup_epochs:g} in a run of {epochs} epochs: the learning "
+                "rate would never reach its peak; lower it, or train longer"
+            )
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """Which process of a run this one is."""
 
 import os
+import sys
 from dataclasses import dataclass
-
-import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,10 @@ class World:
 
 def current_world() -> World:
     """The process group that torch.distributed was initialised with; a world of one without."""
+    if "torch" not in sys.modules:  # then nothing can be initialised, and importing it takes seconds
+        return World()
+    import torch.distributed as dist
+
     if not (dist.is_available() and dist.is_initialized()):
         return World()
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
 from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
 from fcmae.engine.precision import autocast, loss_scaler
 from fcmae.engine.progress import ProgressDisplay
@@ -122,11 +121,7 @@ class Trainer:
     best: tuple[str, Literal["min", "max"]]
 
     def __post_init__(self) -> None:
-        if self.optim.warmup_epochs > self.epochs:
-            raise UserError(
-                f"optim.warmup_epochs is {self.optim.warmup_epochs:g} in a run of {self.epochs} epochs: "
-                f"the learning rate would never reach its peak; lower it, or train longer"
-            )
+        self.optim.check(self.epochs)
         self.total_steps = self.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
         if self.loop.compile:

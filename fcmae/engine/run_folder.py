@@ -14,7 +14,6 @@ import yaml
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
-from fcmae.engine.pictures import draw_curves
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -55,12 +54,16 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written, is in use, holds another run or something that is no run
         """
-        config = json.loads(json.dumps(config, default=str))  # as YAML will give it back: lists, no paths
         resumed = self.config.exists()
         if resumed:
             if not resume:
                 raise UserError(f"{self.path} already holds a run: resume it, or choose another folder")
-            self._refuse_another_run(config, tuple(volatile))
+            differences = self.differences(config, tuple(volatile))
+            if differences:
+                raise UserError(
+                    f"{self.path} holds a different run: {'; '.join(differences)}. "
+                    f"Choose another folder, or repeat that run's settings to continue it"
+                )
         elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(
                 f"{self.path} is not empty, and not a run (no config.yaml); choose another folder"
@@ -70,7 +73,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
                 with write_atomically(self.config) as file:
-                    file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+                    file.write(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise UserError(f"{self.path} cannot be written ({reason}); choose another folder") from error
@@ -123,6 +126,8 @@ class RunFolder:
 
     def draw_curves(self) -> None:
         """Draw what the log holds so far."""
+        from fcmae.engine.pictures import draw_curves  # needs matplotlib and torch
+
         if current_world().is_main:
             draw_curves(self.records(), self.curves)
 
@@ -132,23 +137,26 @@ class RunFolder:
 
         return SummaryWriter(self.path / "tensorboard", purge_step=self._purge_step)
 
-    def _refuse_another_run(self, config: dict[str, Any], volatile: tuple[str, ...]) -> None:
+    def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
+        """How the run in this folder differs from one with these settings, a sentence for each key.
+
+        Args:
+            config, volatile: see `claim`
+
+        Raises:
+            UserError: config.yaml is not the configuration of a run
+        """
         try:
             there = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
         except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.config} is not a run's configuration; choose another folder") from error
-        here = flatten(config)
-        differences = [
+        here = flatten(plain(config))
+        return [
             f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here"
             for key in dict.fromkeys([*there, *here])
             if there.get(key, ABSENT) != here.get(key, ABSENT)
             and not any(fnmatch(key, pattern) for pattern in volatile)
         ]
-        if differences:
-            raise UserError(
-                f"{self.path} holds a different run: {'; '.join(differences)}. "
-                f"Choose another folder, or repeat that run's settings to continue it"
-            )
 
     def _take_lock(self) -> None:
         """Hold the folder until this process ends. Worker processes do not inherit a POSIX lock."""
@@ -159,6 +167,12 @@ class RunFolder:
             raise UserError(f"{self.path} is in use: another process is training there") from None
         except OSError:  # a file system without locks
             return
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings as YAML will give them back: lists for tuples, strings for paths."""
+    copy: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    return copy
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,9 +25,11 @@ def learning_rate(
     Returns:
         the rate of a parameter group whose `lr_scale` is 1
     """
-    peak = config.base_lr * batch_size / REFERENCE_BATCH
-    floor = config.min_lr * batch_size / REFERENCE_BATCH
-    warmup_steps = config.warmup_epochs * steps_per_epoch
+    peak, floor = config.lr, config.min_lr
+    if peak is None:
+        peak, floor = (rate * batch_size / REFERENCE_BATCH for rate in (config.base_lr, config.min_lr))
+    warmup_epochs = epochs / 20 if config.warmup_epochs is None else config.warmup_epochs
+    warmup_steps = warmup_epochs * steps_per_epoch
     if step < warmup_steps:
         return peak * step / warmup_steps
     if config.schedule == "step":

@@ -26,8 +26,9 @@ def depthwise_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tenso
         table: (T, q, q) int64, the row of x, flattened to (T * p * p, C), at each position of a tile and its
             halo; T * p * p stands for a zero
     """
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     out: Tensor = _DepthwiseTiles.apply(x, weight, bias, table)

@@ -1,0 +1,91 @@
+"""Typed settings from the command line and from YAML: dataclasses, read by jsonargparse."""
+
+import argparse
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from fcmae.engine.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser that spells options with hyphens and suggests the nearest name."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, exit_on_error=False)
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The help, with `--image-size` for the field `image_size`."""
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), super().format_help(formatter))
+
+    def read(self, argv: list[str]) -> Any:
+        """Parse a command line.
+
+        Raises:
+            UserError: an unknown option or a value of the wrong type
+        """
+        try:
+            return self.parse_args([_with_underscores(word) for word in argv])
+        except argparse.ArgumentError as error:
+            raise UserError(self._explain(str(error))) from None
+
+    def _explain(self, message: str) -> str:
+        """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""
+        message = " ".join(message.split())
+        known = [action.dest for action in self._actions]
+        unknown = re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message)
+        if unknown:
+            group = re.search(r"Group '([\w.]+)'", message)
+            name = f"{group[1]}.{unknown[1]}" if group else unknown[1]
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            message = f"unknown option {name!r}"
+            message += f"; did you mean {nearest[0]!r}?" if nearest else f"; {self.prog} --help lists all"
+        return message
+
+
+def settings_parser(kind: type, prog: str, description: str) -> Parser:
+    """A parser with an option for each field of a dataclass (dotted for nested ones), and --config FILE.
+
+    Later options win over earlier ones and over the file.
+    """
+    parser = Parser(prog, description)
+    parser.add_argument("--config", action="config", help="recipe: a YAML file of these options")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def read_settings(kind: type[Settings], path: Path) -> Settings:
+    """Settings from the YAML file that a run keeps.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key or a value of the wrong type
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not a list of keys and values")
+        parser = settings_parser(kind, "fcmae", "")
+        return to_settings(kind, parser.parse_object(values))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, ValueError, yaml.YAMLError, argparse.ArgumentError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def to_settings(kind: type[Settings], parsed: Any) -> Settings:
+    """The dataclass from what a `settings_parser` parsed."""
+    parser = settings_parser(kind, "fcmae", "")
+    values = vars(parser.instantiate_classes(parsed))
+    return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
+
+
+def _with_underscores(word: str) -> str:
+    """`--image-size=64` as the field is spelled: `--image_size=64`."""
+    option, equals, value = word.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word

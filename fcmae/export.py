@@ -1,0 +1,38 @@
+"""The result of pre-training: the encoder as a safetensors file that says what it is."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+
+from fcmae.config import PretrainConfig
+from fcmae.engine.files import write_atomically
+from fcmae.model import FCMAE
+
+
+def export_encoder(
+    model: FCMAE, config: PretrainConfig, mean: tuple[float, ...], std: tuple[float, ...], path: Path
+) -> None:
+    """Write the encoder's weights, under the names of `models.create_model`, with what is needed to use them.
+
+    The metadata (safetensors allows strings only) holds JSON values: `model` and `options` are the arguments
+    of `create_model`, `image_size` is (height, width), `mean` and `std` are of pixels in 0..1.
+    """
+    options = {
+        "in_chans": config.network.in_chans,
+        "stem_stride": config.network.stem_stride,
+        "depths": config.network.depths,
+        "dims": config.network.dims,
+    }
+    metadata = {
+        "format": "fcmae.encoder.1",
+        "model": config.model,
+        "options": {name: value for name, value in options.items() if value is not None},
+        "image_size": model.image_size,
+        "mean": mean,
+        "std": std,
+        "pretraining": {"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
+    }
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.encoder.state_dict().items()}
+    with write_atomically(path) as file:
+        file.write(save(weights, metadata={name: json.dumps(value) for name, value in metadata.items()}))

@@ -1,0 +1,175 @@
+"""Pre-training: the masked autoencoder as a task, and a run of it from settings to exported encoder.
+
+Shapes: B batch, C channels, H W pixels, L patches.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcmae.config import PretrainConfig
+from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
+from fcmae.data.digits import load_digits_images
+from fcmae.data.index import ImageIndex
+from fcmae.data.sampler import StepSampler
+from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
+from fcmae.engine.distributed import current_world
+from fcmae.engine.loop import Summary, train
+from fcmae.engine.optim import parameter_groups
+from fcmae.engine.precision import pick_device
+from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.task import Task
+from fcmae.export import export_encoder
+from fcmae.masking import random_mask
+from fcmae.model import FCMAE
+from fcmae.prepare import DIGITS, index_file
+from fcmae.reconstruct import draw_reconstructions, few_images
+
+NUM_PICTURES = 8
+
+
+def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
+    """Run, or go on with, a pre-training to its end; then export the encoder and the last pictures.
+
+    Args:
+        config: the settings
+        run: the run's folder, from `fcmae.prepare.prepare(config)`
+
+    Raises:
+        UserError: a setting that cannot work, a loss that is not finite, a disk that is full
+    """
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    task = PretrainTask(config, run, device)
+    summary = train(
+        task,
+        optim=config.optim,
+        loop=config.loop,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        run=run,
+    )
+    task.write_results()
+    return summary
+
+
+class PretrainTask(Task):
+    """FCMAE on a folder of images, or on the built-in digits.
+
+    Args:
+        config: the run's settings
+        run: its folder, claimed; holds the list of images where they come from a folder
+        device: where batches go
+    """
+
+    model: FCMAE
+
+    def __init__(self, config: PretrainConfig, run: RunFolder, device: torch.device) -> None:
+        self.config, self.run, self.device = config, run, device
+        self.model = FCMAE(**config.model_options())
+        self.mean, self.std = channel_statistics(
+            config.network.in_chans, config.images.mean, config.images.std
+        )
+        self.source = self._open_source()
+        augment = random_crop_flip(
+            self.model.image_size, config.images.crop_scale, config.images.hflip, config.images.vflip
+        )
+        view = masked_view(augment, self.model.num_patches, self.model.num_visible)
+        self.dataset = ImageDataset(self.source, view, config.seed)
+        self.steps_per_epoch = len(self.source) // config.batch_size
+        self.broken = self._read_broken()
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, weight_decay)
+
+    def batches(self, start_step: int, total_steps: int) -> Any:
+        world, workers = current_world(), self.config.images.workers
+        sampler = StepSampler(
+            len(self.dataset),
+            self.config.batch_size,
+            self.config.seed,
+            start_step=start_step,
+            total_steps=total_steps,
+            accumulate=self.config.optim.accumulate,
+            rank=world.rank,
+            world=world.size,
+        )
+        workers = choose_workers(self.device) if workers is None else workers
+        return make_loader(self.dataset, sampler, workers, self.device)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if batch.broken:
+            self._note_broken(batch.broken)
+        images, mask = batch.to(self.device).data
+        images = to_float(images, self.mean, self.std)
+        loss, _, _ = self.model(images, mask=mask, num_visible=self.model.num_visible)
+        return loss, {}
+
+    def describe(self, batch: Batch) -> list[str]:
+        return [self.source.name(index) for index in batch.shown.tolist()]
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        if epoch % self.config.pictures_every == 0 and current_world().is_main:
+            self.write_results()
+        return {"broken_images": len(self.broken)} if self.broken else {}
+
+    @property
+    def picture(self) -> Path:
+        """The newest reconstructions."""
+        return self.run.path / "reconstructions.png"
+
+    def write_results(self) -> None:
+        """Draw reconstructions of the same few images under the same masks, and export the encoder."""
+        centred = ImageDataset(self.source, resize_center_crop(self.model.image_size), self.config.seed)
+        images = few_images(centred, NUM_PICTURES)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        draw_reconstructions(self.model, images, self.mean, self.std, self.picture, generator)
+        export_encoder(self.model, self.config, self.mean, self.std, self.run.path / "encoder.safetensors")
+
+    def _open_source(self) -> ArraySource | FolderSource:
+        in_chans = self.config.network.in_chans
+        if self.config.data == DIGITS:
+            images, _ = load_digits_images(self.model.image_size[0], in_chans)
+            return ArraySource(images, "digit")
+        source = FolderSource(ImageIndex.load(index_file(self.run)), in_chans, self.config.images.value_range)
+        source.check()
+        return source
+
+    @property
+    def broken_list(self) -> Path:
+        """Images that could not be read, with the reason, one a line."""
+        return self.run.path / "broken_images.txt"
+
+    def _read_broken(self) -> set[str]:
+        if not self.broken_list.exists():
+            return set()
+        return {line.partition("\t")[0] for line in self.broken_list.read_text(encoding="utf-8").splitlines()}
+
+    def _note_broken(self, broken: list[tuple[int, str]]) -> None:
+        """List images that could not be read in the run folder, each once."""
+        with self.broken_list.open("a", encoding="utf-8") as file:
+            for index, reason in broken:
+                name = self.source.name(index)
+                if name not in self.broken:
+                    file.write(f"{name}\t{reason}\n")
+                self.broken.add(name)
+
+
+def masked_view(
+    augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Augment an image and draw its mask, so that both depend on the sample's seed alone.
+
+    Returns:
+        a function from uint8 (C, H', W') to uint8 (C, H, W) and a float mask (L,), 1 = hidden
+    """
+
+    def view(image: Tensor) -> tuple[Tensor, Tensor]:
+        return augment(image), random_mask(1, num_patches, num_visible)[0]
+
+    return view

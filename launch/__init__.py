@@ -1,0 +1,1 @@
+"""The way in: the `fcmae` command line, and jobs on a cluster."""

@@ -1,0 +1,47 @@
+"""The `fcmae` command: finds the stage that is asked for, and turns what a person can mend into one line."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from fcmae.engine.errors import UserError
+from launch import commands
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "pretrain": (commands.pretrain, "train an encoder on images without labels"),
+    "reconstruct": (commands.reconstruct, "draw what a run makes of hidden patches"),
+    "info": (commands.info, "list the sizes: parameters, multiply-adds, activations"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status (0, 2 for what the user can mend, 128 + N after signal N)."""
+    logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s")
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = words[0], words[1:]
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
+        return COMMANDS[name][0](rest)
+    except UserError as error:
+        print(f"fcmae: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = [f"  fcmae {name:<12} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Pre-train a ConvNeXt on images without labels, and use it.",
+            "",
+            *lines,
+            "",
+            "fcmae COMMAND --help lists a command's options. fcmae pretrain alone trains on built-in digits.",
+        ]
+    )

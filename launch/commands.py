@@ -1,0 +1,111 @@
+"""One function for each command: reads its options, imports what it needs, and says what came of it."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fcmae.config import PretrainConfig
+from fcmae.engine.errors import UserError
+from fcmae.engine.settings import Parser, settings_parser, to_settings
+
+
+def pretrain(argv: list[str]) -> int:
+    """Train an encoder without labels."""
+    parser = settings_parser(
+        PretrainConfig,
+        "fcmae pretrain",
+        "Pre-train a ConvNeXt by masked autoencoding. Without --data: built-in digits. Without --config: the "
+        "recipe 'digits' or, for a folder of images, 'folder'. The same command again resumes the run.",
+    )
+    config = to_settings(PretrainConfig, parser.read(with_recipe(argv)))
+    from fcmae.prepare import prepare  # checks in a second what can be wrong, before torch is imported
+
+    run = prepare(config)
+    from fcmae.pretrain import pretrain as start
+
+    print(f"pre-training {config.model} on {config.data}; run folder: {run.path}")
+    summary = start(config, run)
+    if summary.interrupted is not None:
+        print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
+        return 128 + summary.interrupted
+    print(
+        f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
+        f"  run folder       {run.path}\n"
+        f"  loss             {summary.first_loss:.3f} at first, {summary.last_loss:.3f} in the last epoch\n"
+        f"  look at          {run.path / 'reconstructions.png'}\n"
+        f"                   {run.path / 'curves.png'}\n"
+        f"  encoder weights  {run.path / 'encoder.safetensors'}"
+    )
+    return 0
+
+
+def reconstruct(argv: list[str]) -> int:
+    """Draw originals, masked images and reconstructions of a folder's images."""
+    parser = Parser("fcmae reconstruct", "Draw what a pre-training run makes of hidden patches.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="picture to write (PNG)")
+    parser.add_argument("--count", type=int, default=8, help="number of images")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    options = parser.read(argv)
+    if not (options.run / "config.yaml").is_file():
+        raise UserError(f"{options.run} is not the folder of a run (no config.yaml)")
+    if not options.images.is_dir():
+        raise UserError(f"--images {options.images}: no such folder")
+    from fcmae.reconstruct import reconstruct as draw
+
+    draw(
+        options.run,
+        options.images,
+        options.out,
+        count=options.count,
+        seed=options.seed,
+        device=options.device,
+    )
+    print(f"look at {options.out}")
+    return 0
+
+
+def info(argv: list[str]) -> int:
+    """Print the table of sizes."""
+    parser = Parser("fcmae info", "List the sizes and what each costs for one image.")
+    parser.add_argument("--image_size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--mask_ratio", type=float, default=0.6, help="share of hidden patches")
+    parser.add_argument("--stem_stride", type=int, default=4, help="4, 2 or 1")
+    options = parser.read(argv)
+    from launch.info import print_sizes
+
+    print_sizes(options.image_size, options.mask_ratio, options.stem_stride)
+    return 0
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """The command line with --config made explicit: a built-in recipe by name, or the one for the data.
+
+    Raises:
+        UserError: --config names neither a file nor a recipe
+    """
+    words: list[str] = []
+    for word in argv:
+        words += word.split("=", 1) if word.startswith("--config=") else [word]
+    if "--config" not in words:
+        given = any(word == "--data" or word.startswith("--data=") for word in words)
+        return ["--config", str(find_recipe("folder" if given else "digits")), *words]
+    at = words.index("--config") + 1
+    if at < len(words):
+        words[at] = str(find_recipe(words[at]))
+    return words
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a built-in one.
+
+    Raises:
+        UserError: neither; the message lists the built-in ones
+    """
+    recipes = Path(str(files("fcmae"))) / "recipes"
+    for path in (Path(name), recipes / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
+    raise UserError(f"--config {name}: no such file, and no built-in recipe of that name ({known})")

@@ -1,0 +1,74 @@
+"""What a network costs: parameters, multiply-adds and activations of one image, in any layout."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.convnext import create_model
+from models.layouts import create_layout
+
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.convolution.default,
+    aten.addmm.default,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.linear.default,
+}
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of a forward pass over one image.
+
+    Args:
+        parameters: numbers to train
+        macs: multiply-adds of convolutions and linear layers, what papers call FLOPs
+        activations: numbers that convolutions and linear layers put out, as timm and fvcore count them
+    """
+
+    parameters: int
+    macs: int
+    activations: int
+
+
+def measure_complexity(
+    name: str, image_size: tuple[int, int] = (224, 224), num_visible: int | None = None, **options: Any
+) -> Complexity:
+    """Count on tensors without data, so that the largest network takes no memory.
+
+    Args:
+        name: of `list_models()`
+        image_size: (height, width)
+        num_visible: visible patches in the tiles layout; none is the dense layout
+        **options: of `create_model`
+    """
+    with torch.device("meta"):
+        network = create_model(name, **options)
+        images = torch.empty(1, network.in_chans, *image_size)
+        mask = torch.empty(1, image_size[0] // network.stride, image_size[1] // network.stride)
+    layout = None if num_visible is None else create_layout("tiles", mask, num_visible=num_visible)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _CountActivations() as activations:
+        if layout is None:
+            network(images)
+        else:
+            network.forward_features(images, layout)
+    parameters = sum(each.numel() for each in network.parameters())
+    return Complexity(parameters, flops.get_total_flops() // 2, activations.total)
+
+
+class _CountActivations(TorchDispatchMode):
+    """Adds up the sizes of what convolutions and matrix products put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function in PRODUCTS:
+            self.total += out.numel()
+        return out

@@ -1,0 +1,47 @@
+"""The published sizes of ConvNeXt V1 (arXiv 2201.03545, table 9) and V2 (arXiv 2301.00808, table 10)."""
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Blocks and width of each of the four stages."""
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+
+
+SIZES = {
+    "convnext_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_small": Size((3, 3, 27, 3), (96, 192, 384, 768)),
+    "convnext_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "convnext_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "convnext_xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "convnextv2_atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
+    "convnextv2_femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
+    "convnextv2_pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
+    "convnextv2_nano": Size((2, 2, 8, 2), (80, 160, 320, 640)),
+    "convnextv2_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnextv2_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "convnextv2_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "convnextv2_huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` knows."""
+    return list(SIZES)
+
+
+def find_size(name: str) -> Size:
+    """The size of that name.
+
+    Raises:
+        ValueError: unknown name; the message suggests the nearest one
+    """
+    if name in SIZES:
+        return SIZES[name]
+    nearest = difflib.get_close_matches(name, SIZES, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise ValueError(f"unknown model {name!r}: {hint}Known are {', '.join(SIZES)}")
