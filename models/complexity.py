@@ -26,7 +26,8 @@ class Complexity:
 
     Args:
         parameters: numbers to train
-        macs: multiply-adds of convolutions and linear layers, what papers call FLOPs
+        macs: multiply-adds of convolutions and linear layers, and five operations for each number that a
+            layer norm puts out: what the ConvNeXt papers print as FLOPs, following fvcore
         activations: numbers that convolutions and linear layers put out, as timm and fvcore count them
     """
 
@@ -51,13 +52,20 @@ def measure_complexity(
         images = torch.empty(1, network.in_chans, *image_size)
         mask = torch.empty(1, image_size[0] // network.stride, image_size[1] // network.stride)
     layout = None if num_visible is None else create_layout("tiles", mask, num_visible=num_visible)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops, _CountActivations() as activations:
+    norms = {aten.native_layer_norm.default.overloadpacket: _layer_norm_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=norms)
+    with torch.no_grad(), counter as flops, _CountActivations() as activations:
         if layout is None:
             network(images)
         else:
             network.forward_features(images, layout)
     parameters = sum(each.numel() for each in network.parameters())
     return Complexity(parameters, flops.get_total_flops() // 2, activations.total)
+
+
+def _layer_norm_flops(shape: torch.Size, *_: Any, **__: Any) -> int:
+    """Twice fvcore's five for each number, since the total is halved."""
+    return 10 * shape.numel()
 
 
 class _CountActivations(TorchDispatchMode):
