@@ -34,13 +34,7 @@ class GRN(nn.Module):
         self.scope = scope
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        norm = layout.norm(x)
-        if self.scope == "batch":
-            norm = torch.linalg.vector_norm(norm, dim=0, keepdim=True).expand_as(norm)
-        response = norm / (norm.mean(-1, keepdim=True) + 1e-6)
-        # gamma * (x * response) + beta + x, in one pass over x
-        scale = layout.spread(1 + self.gamma.flatten() * response, x)
-        return torch.addcmul(self.beta.flatten().to(x.dtype), x, scale.to(x.dtype))
+        return layout.grn(x, self.gamma.flatten(), self.beta.flatten(), self.scope == "batch")
 
 
 class Block(nn.Module):

@@ -7,7 +7,10 @@ last, and does not care how positions are arranged. So a network takes a layout 
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
+
+from models.kernels.grn import response
 
 
 class Layout(ABC):
@@ -39,6 +42,19 @@ class Layout(ABC):
     @abstractmethod
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         """A value for each image, (B, C) or (B, 1), in a shape that broadcasts against the positions x."""
+
+    def grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
+        """GRN of positions (..., C), in terms of `norm` and `spread`; a layout may have a faster way.
+
+        Args:
+            gamma, beta: (C,)
+            over_batch: take the norm over the positions of all images, not of each
+        """
+        norm = self.norm(x)
+        if over_batch:
+            norm = torch.linalg.vector_norm(norm, dim=0, keepdim=True).expand_as(norm)
+        scale = self.spread(1 + gamma * response(norm), x)
+        return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
 
     def batch_size(self, x: Tensor) -> int:
         """B, the images that the positions x belong to."""

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H W positions, h w patches.
 import torch
 from torch import Tensor, nn
 
+from models.layouts.base import Layout
 from models.layouts.dense import DenseLayout
 
 
@@ -18,6 +19,8 @@ class MaskedLayout(DenseLayout):
     Args:
         mask: (B, h, w), nonzero where a patch is hidden
     """
+
+    grn = Layout.grn
 
     def __init__(self, mask: Tensor) -> None:
         self.visible = mask == 0
