@@ -1,0 +1,148 @@
+"""How fast is an encoder's forward and backward pass in each layout?
+
+    python benchmarks/layouts.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
+                                 [--dtype float32] [--device cpu] [--threads 2] [--repeats 20]
+
+Checks that the layouts agree in value and gradient, then times them in turns and prints images/s, ratios with
+their quartiles, and peak memory (each layout in a process of its own on the CPU).
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import Spread, ratios, time_side_by_side
+from torch import Tensor
+
+from fcmae.geometry import count_visible, patch_grid
+from fcmae.masking import random_mask
+from models import ConvNeXt, create_layout, create_model
+
+
+def main() -> None:
+    """Check, time, print."""
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    network, images, mask = make_case(options)
+    layouts = ["masked", "tiles"]
+    if options.device == "cpu" and options.dtype == "float32" and importlib.util.find_spec("MinkowskiEngine"):
+        layouts.append("minkowski")
+    check_agreement(network, images, mask, layouts)
+    ways = {name: one_pass(network, images, mask, name) for name in layouts}
+    seconds = time_side_by_side(ways, options.repeats, torch.device(options.device))
+    table = Table(
+        title=f"{options.model}, batch {options.batch}, {options.image_size} px, mask {options.mask_ratio}, "
+        f"{options.dtype}, {options.device}, {options.threads} threads: forward and backward",
+        title_justify="left",
+    )
+    for heading in ("layout", "ms", "images/s", "tiles are faster by", "peak memory MB"):
+        table.add_column(heading, justify="left" if heading == "layout" else "right")
+    for name in layouts:
+        each = Spread.of([1e3 * value for value in seconds[name]])
+        table.add_row(
+            name,
+            str(each),
+            f"{1e3 * options.batch / each.median:.0f}",
+            str(ratios(seconds[name], seconds["tiles"])),
+            f"{peak_memory(options, name):.0f}",
+        )
+    Console(width=120).print(table)
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="convnextv2_atto")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--mask-ratio", type=float, default=0.6)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=20)
+    return parser.parse_args()
+
+
+def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Tensor]:
+    """The network, with GRN that is not the identity, a batch of noise, and masks (B, h, w)."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    dtype = getattr(torch, options.dtype)
+    network = create_model(options.model, features_only=True)
+    for name, parameter in network.named_parameters():
+        if ".grn." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    images = torch.randn(options.batch, 3, options.image_size, options.image_size, generator=generator)
+    rows, cols = patch_grid(options.image_size, network.stride)
+    visible = count_visible(rows * cols, options.mask_ratio)
+    mask = random_mask(options.batch, rows * cols, visible, generator).view(-1, rows, cols)
+    return network.to(options.device, dtype), images.to(options.device, dtype), mask.to(options.device)
+
+
+def one_pass(network: ConvNeXt, images: Tensor, mask: Tensor, layout: str) -> Callable[[], None]:
+    """Forward and backward; the layout's tables are made anew, as in training."""
+    visible = int((mask[0] == 0).sum())
+
+    def run() -> None:
+        network.zero_grad()
+        encoded = network.forward_features(images, create_layout(layout, mask, num_visible=visible))
+        encoded.square().sum().backward()
+
+    return run
+
+
+def check_agreement(network: ConvNeXt, images: Tensor, mask: Tensor, layouts: list[str]) -> None:
+    """Values and gradients against the masked layout, relative to their largest."""
+    budget = 1e-4 if images.dtype == torch.float32 else 5e-2
+    expected: list[Tensor] = []
+    for layout in layouts:
+        network.zero_grad()
+        encoded = network.forward_features(images, create_layout(layout, mask))
+        encoded.square().sum().backward()
+        results = [encoded, *(p.grad for p in network.parameters() if p.grad is not None)]
+        results = [each.detach().double().clone() for each in results]
+        expected = expected or results
+        error = max(
+            float((a - b).abs().max() / b.abs().max()) for a, b in zip(results, expected, strict=True)
+        )
+        print(f"{layout}: farthest from masked by {error:.1e} of the largest value or gradient")
+        assert error < budget, f"{layout} does not agree with masked"
+
+
+def peak_memory(options: argparse.Namespace, layout: str) -> float:
+    """Megabytes that two passes need beyond the network and the batch."""
+    if options.device != "cpu":
+        network, images, mask = make_case(options)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run = one_pass(network, images, mask, layout)
+        run()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory_of_process, (options, layout))
+
+
+def _peak_memory_of_process(options: argparse.Namespace, layout: str) -> float:
+    torch.set_num_threads(options.threads)
+    network, images, mask = make_case(options)
+    run = one_pass(network, images, mask, layout)
+    before = _high_water_mark()
+    run()
+    run()
+    return _high_water_mark() - before
+
+
+def _high_water_mark() -> float:
+    """Peak resident memory of this process in megabytes (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
+if __name__ == "__main__":
+    main()
