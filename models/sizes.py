@@ -43,5 +43,5 @@ def find_size(name: str) -> Size:
     if name in SIZES:
         return SIZES[name]
     nearest = difflib.get_close_matches(name, SIZES, n=1)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    raise ValueError(f"unknown model {name!r}: {hint}Known are {', '.join(SIZES)}")
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(SIZES)}"
+    raise ValueError(f"unknown model {name!r}: {hint}")

@@ -13,12 +13,19 @@ from fcmae.engine.errors import UserError
 
 Settings = TypeVar("Settings")
 
+# What jsonargparse says of a value of the wrong type, a simple one or a union.
+VALUE_ERROR = re.compile(
+    r'Parser key "(?P<key>[\w.]+)": '
+    r"(Expected an? (?P<types>.*)\. Got value: (?P<value>.*)"
+    r"|.* Subtypes: \[(?P<union>.*)\] Errors: .*value: (?P<given>.*))"
+)
+
 
 class Parser(ArgumentParser):
     """A jsonargparse parser that spells options with hyphens and suggests the nearest name."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, exit_on_error=False)
+        super().__init__(prog=prog, usage=f"{prog} [options]", description=description, exit_on_error=False)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help, with `--image-size` for the field `image_size`."""
@@ -46,6 +53,14 @@ class Parser(ArgumentParser):
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             message = f"unknown option {name!r}"
             message += f"; did you mean {nearest[0]!r}?" if nearest else f"; {self.prog} --help lists all"
+        wrong = VALUE_ERROR.match(message)
+        if wrong:
+            types = re.sub(r"<class '(\w+)'>", r"\1", wrong["types"] or wrong["union"]).replace(
+                "NoneType", "none"
+            )
+            choices = re.match(r"typing\.Literal\[(.*)\]", types)
+            expected = f"choose one of {choices[1]}" if choices else f"expected {types}"
+            message = f"{wrong['key']} is {wrong['value'] or wrong['given']!r}: {expected}"
         return message
 
 
