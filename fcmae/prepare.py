@@ -1,21 +1,16 @@
 """Everything about a pre-training run that can be wrong, looked at before torch is imported."""
 
-import ctypes
-import itertools
-import sys
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 from fcmae.config import VOLATILE, PretrainConfig
+from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.engine.errors import UserError
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.geometry import count_visible, patch_grid
 from models.sizes import find_size
-
-DIGITS = "digits"
-NUM_DIGITS = 1797
 
 
 def prepare(config: PretrainConfig) -> RunFolder:
@@ -29,7 +24,11 @@ def prepare(config: PretrainConfig) -> RunFolder:
     """
     check_geometry(config)
     check_device(config.device)
-    run = RunFolder(config.out) if config.out else free_folder(config)
+    if config.out:
+        run = RunFolder(config.out)
+    else:
+        name = f"{Path(config.data).resolve().name}-{config.model}"
+        run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
     resuming = run.config.exists()
     num_images = NUM_DIGITS if config.data == DIGITS else len(list_images(config, run))
     if config.batch_size > num_images:
@@ -84,51 +83,5 @@ def check_geometry(config: PretrainConfig) -> None:
         "decoder.dim": config.decoder.dim,
         "pictures_every": config.pictures_every,
     }
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
+    check_counts(counts)
     config.optim.check(config.epochs)
-
-
-def check_device(name: str) -> None:
-    """Refuse CUDA where this machine has no driver for it; what torch makes of it is checked later.
-
-    Raises:
-        UserError: no driver
-    """
-    if name.startswith("cuda") and sys.platform == "linux":
-        try:
-            ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            raise UserError(
-                f"--device {name}: this machine has no CUDA driver (libcuda.so.1); use --device cpu or auto"
-            ) from None
-
-
-def check_checkpoints(run: RunFolder) -> None:
-    """Refuse to resume where no file under checkpoints/ can be a checkpoint (a torch.save file is a zip).
-
-    Raises:
-        UserError: see above
-    """
-    files = sorted(run.checkpoints.glob("step_*.pt"))
-    if files and not any(zipfile.is_zipfile(file) for file in files):
-        raise UserError(
-            f"{files[-1]}: damaged, or not a checkpoint, and so are all in that folder; delete {run.path} to "
-            "start again, or choose another --out"
-        )
-
-
-def free_folder(config: PretrainConfig) -> RunFolder:
-    """The folder of a run that names none: runs/<data>-<model>, numbered where another run is there.
-
-    A run with the same settings is found again, and so resumed.
-    """
-    data = Path(config.data).resolve().name if config.data != DIGITS else DIGITS
-    for number in itertools.count(1):
-        run = RunFolder(Path("runs") / f"{data}-{config.model}{f'-{number}' if number > 1 else ''}")
-        if not run.path.exists():
-            return run
-        if run.config.exists() and config.loop.resume and not run.differences(asdict(config), VOLATILE):
-            return run
-    raise AssertionError("unreachable")

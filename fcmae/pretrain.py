@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fcmae.config import PretrainConfig
+from fcmae.data.broken import BrokenList
+from fcmae.data.config import DIGITS
 from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
 from fcmae.data.digits import load_digits_images
 from fcmae.data.index import ImageIndex
@@ -25,7 +27,7 @@ from fcmae.engine.task import Task
 from fcmae.export import export_encoder
 from fcmae.masking import random_mask
 from fcmae.model import FCMAE
-from fcmae.prepare import DIGITS, index_file
+from fcmae.prepare import index_file
 from fcmae.reconstruct import draw_reconstructions, few_images
 
 NUM_PICTURES = 8
@@ -82,7 +84,7 @@ class PretrainTask(Task):
         view = masked_view(augment, self.model.num_patches, self.model.num_visible)
         self.dataset = ImageDataset(self.source, view, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
-        self.broken = self._read_broken()
+        self.broken = BrokenList(run.path / "broken_images.txt")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return parameter_groups(self.model, weight_decay)
@@ -103,8 +105,7 @@ class PretrainTask(Task):
         return make_loader(self.dataset, sampler, workers, self.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if batch.broken:
-            self._note_broken(batch.broken)
+        self.broken.add(self.source, batch.broken)
         images, mask = batch.to(self.device).data
         images = to_float(images, self.mean, self.std)
         loss, _, _ = self.model(images, mask=mask, num_visible=self.model.num_visible)
@@ -139,25 +140,6 @@ class PretrainTask(Task):
         source = FolderSource(ImageIndex.load(index_file(self.run)), in_chans, self.config.images.value_range)
         source.check()
         return source
-
-    @property
-    def broken_list(self) -> Path:
-        """Images that could not be read, with the reason, one a line."""
-        return self.run.path / "broken_images.txt"
-
-    def _read_broken(self) -> set[str]:
-        if not self.broken_list.exists():
-            return set()
-        return {line.partition("\t")[0] for line in self.broken_list.read_text(encoding="utf-8").splitlines()}
-
-    def _note_broken(self, broken: list[tuple[int, str]]) -> None:
-        """List images that could not be read in the run folder, each once."""
-        with self.broken_list.open("a", encoding="utf-8") as file:
-            for index, reason in broken:
-                name = self.source.name(index)
-                if name not in self.broken:
-                    file.write(f"{name}\t{reason}\n")
-                self.broken.add(name)
 
 
 def masked_view(

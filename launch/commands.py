@@ -1,10 +1,10 @@
 """One function for each command: reads its options, imports what it needs, and says what came of it."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from fcmae.config import PretrainConfig
 from fcmae.engine.errors import UserError
+from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 
 
@@ -16,7 +16,8 @@ def pretrain(argv: list[str]) -> int:
         "Pre-train a ConvNeXt by masked autoencoding. Without --data: built-in digits. Without --config: the "
         "recipe 'digits' or, for a folder of images, 'folder'. The same command again resumes the run.",
     )
-    config = to_settings(PretrainConfig, parser.read(with_recipe(argv)))
+    default = "folder" if names_option(argv, "--data") else "digits"
+    config = to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
     from fcmae.prepare import prepare  # checks in a second what can be wrong, before torch is imported
 
     run = prepare(config)
@@ -77,35 +78,3 @@ def info(argv: list[str]) -> int:
 
     print_sizes(options.image_size, options.mask_ratio, options.stem_stride)
     return 0
-
-
-def with_recipe(argv: list[str]) -> list[str]:
-    """The command line with --config made explicit: a built-in recipe by name, or the one for the data.
-
-    Raises:
-        UserError: --config names neither a file nor a recipe
-    """
-    words: list[str] = []
-    for word in argv:
-        words += word.split("=", 1) if word.startswith("--config=") else [word]
-    if "--config" not in words:
-        given = any(word == "--data" or word.startswith("--data=") for word in words)
-        return ["--config", str(find_recipe("folder" if given else "digits")), *words]
-    at = words.index("--config") + 1
-    if at < len(words):
-        words[at] = str(find_recipe(words[at]))
-    return words
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a built-in one.
-
-    Raises:
-        UserError: neither; the message lists the built-in ones
-    """
-    recipes = Path(str(files("fcmae"))) / "recipes"
-    for path in (Path(name), recipes / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
-    raise UserError(f"--config {name}: no such file, and no built-in recipe of that name ({known})")

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DIGITS = "digits"  # the name of the built-in data
+NUM_DIGITS = 1797
+
 
 @dataclass
 class ImagesConfig:

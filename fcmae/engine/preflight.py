@@ -1,0 +1,71 @@
+"""What every run looks at before torch is imported: the device, checkpoints, a free folder."""
+
+import ctypes
+import itertools
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fcmae.engine.errors import UserError
+from fcmae.engine.run_folder import RunFolder
+
+
+def check_counts(counts: dict[str, int]) -> None:
+    """Refuse settings, by name, that must be at least 1.
+
+    Raises:
+        UserError: one is not
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+
+
+def check_device(name: str) -> None:
+    """Refuse CUDA where this machine has no driver for it; what torch makes of it is checked later.
+
+    Raises:
+        UserError: no driver
+    """
+    if name.startswith("cuda") and sys.platform == "linux":
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            raise UserError(
+                f"--device {name}: this machine has no CUDA driver (libcuda.so.1); use --device cpu or auto"
+            ) from None
+
+
+def check_checkpoints(run: RunFolder) -> None:
+    """Refuse to resume where no file under checkpoints/ can be a checkpoint (a torch.save file is a zip).
+
+    Raises:
+        UserError: see above
+    """
+    files = sorted(run.checkpoints.glob("step_*.pt"))
+    if files and not any(zipfile.is_zipfile(file) for file in files):
+        raise UserError(
+            f"{files[-1]}: damaged, or not a checkpoint, and so are all in that folder; delete {run.path} to "
+            "start again, or choose another --out"
+        )
+
+
+def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, resume: bool) -> RunFolder:
+    """The folder of a run that names none: runs/<name>, numbered where another run is there.
+
+    A run with the same settings is found again, and so resumed.
+
+    Args:
+        name: what the run is called, such as digits-convnextv2_atto
+        config, volatile: as for `RunFolder.claim`
+        resume: whether a run with these settings may be continued
+    """
+    for number in itertools.count(1):
+        run = RunFolder(Path("runs") / (f"{name}-{number}" if number > 1 else name))
+        if not run.path.exists():
+            return run
+        if run.config.exists() and resume and not run.differences(config, volatile):
+            return run
+    raise AssertionError("unreachable")

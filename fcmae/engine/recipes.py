@@ -1,0 +1,47 @@
+"""Recipes: YAML files of settings, built into the package and known by name."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fcmae.engine.errors import UserError
+
+
+def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
+    """The command line with --config made explicit: a file, a built-in recipe by name, or the default one.
+
+    Args:
+        argv: the words of the command line
+        package: whose recipes/ folder holds the built-in ones
+        default: the recipe where --config names none
+
+    Raises:
+        UserError: --config names neither a file nor a recipe
+    """
+    words: list[str] = []
+    for word in argv:
+        words += word.split("=", 1) if word.startswith("--config=") else [word]
+    if "--config" not in words:
+        return ["--config", str(find_recipe(default, package)), *words]
+    at = words.index("--config") + 1
+    if at < len(words):
+        words[at] = str(find_recipe(words[at], package))
+    return words
+
+
+def names_option(argv: list[str], option: str) -> bool:
+    """Whether a command line gives an option, as `--data DIR` or `--data=DIR`."""
+    return any(word == option or word.startswith(f"{option}=") for word in argv)
+
+
+def find_recipe(name: str, package: str) -> Path:
+    """The file of a recipe: a path, or the name of one that the package has.
+
+    Raises:
+        UserError: neither; the message lists the built-in ones
+    """
+    recipes = Path(str(files(package))) / "recipes"
+    for path in (Path(name), recipes / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
+    raise UserError(f"--config {name}: no such file, and no built-in recipe of that name ({known})")
