@@ -1,0 +1,23 @@
+"""What tests of several rooms share."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+Randomize = Callable[[nn.Module], nn.Module]
+
+
+@pytest.fixture
+def randomize() -> Randomize:
+    """A function that draws all parameters of a module anew, so that none hides at its initial 0 or 1."""
+
+    def randomized(module: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(std=0.2, generator=generator)
+        return module
+
+    return randomized

@@ -1,0 +1,203 @@
+"""The network against timm's and transformers', and what its options promise.
+
+Shapes: B batch, C channels, H W positions.
+"""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from timm.models.convnext import ConvNeXt as TimmConvNeXt
+from torch import nn
+from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
+
+from models import ConvNeXt, create_model, list_models
+from models.convnext import Block
+from models.layouts import DenseLayout
+
+TINY = {"depths": (1, 2, 1, 1), "dims": (5, 7, 11, 13)}
+Randomize = Callable[[nn.Module], nn.Module]
+
+TIMM_NAMES = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"dwconv", "conv_dw"),
+    (r"pwconv(\d)", r"mlp.fc\1"),
+    (r"grn\.gamma", "mlp.grn.weight"),
+    (r"grn\.beta", "mlp.grn.bias"),
+    (r"^norm\.", "head.norm."),
+    (r"^head\.(weight|bias)", r"head.fc.\1"),
+)
+TRANSFORMERS_NAMES = (
+    (r"^downsample_layers\.0\.0\.", "convnextv2.embeddings.patch_embeddings."),
+    (r"^downsample_layers\.0\.1\.", "convnextv2.embeddings.layernorm."),
+    (r"^downsample_layers\.(\d)\.", r"convnextv2.encoder.stages.\1.downsampling_layer."),
+    (r"^stages\.(\d)\.(\d+)\.norm", r"stages.\1.\2.layernorm"),
+    (r"^stages\.(\d)\.(\d+)\.", r"convnextv2.encoder.stages.\1.layers.\2."),
+    (r"grn\.gamma", "grn.weight"),
+    (r"grn\.beta", "grn.bias"),
+    (r"^norm\.", "convnextv2.layernorm."),
+    (r"^head\.", "classifier."),
+)
+
+
+def renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def assert_same_network(ours: ConvNeXt, theirs: nn.Module, rules: tuple[tuple[str, str], ...]) -> None:
+    """The same logits and the same gradient of every parameter for the same weights, in float64."""
+    ours, theirs = ours.double(), theirs.double()
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    weights = {renamed(name, rules): parameter for name, parameter in ours.named_parameters()}
+    assert weights.keys() == shapes.keys()
+    theirs.load_state_dict({name: tensor.detach().view(shapes[name]) for name, tensor in weights.items()})
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    logits, expected = ours(images), theirs(images)
+    expected = getattr(expected, "logits", expected)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    for out in (logits, expected):
+        out.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    for name, parameter in weights.items():
+        expected = gradients[name].view_as(parameter)
+        scale = expected.abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-8, atol=1e-9 * scale, msg=name)
+
+
+def test_v2_agrees_with_timm(randomize: Randomize) -> None:
+    ours = randomize(create_model("convnextv2_atto", num_classes=10))
+    assert_same_network(ours, timm.create_model("convnextv2_atto", num_classes=10), TIMM_NAMES)
+
+
+def test_v1_agrees_with_timm(randomize: Randomize) -> None:
+    ours = randomize(create_model("convnext_tiny", num_classes=10, **TINY))
+    theirs = TimmConvNeXt(num_classes=10, ls_init_value=1e-6, **TINY)
+    assert_same_network(ours, theirs, TIMM_NAMES)
+
+
+def test_v2_agrees_with_transformers(randomize: Randomize) -> None:
+    ours = randomize(create_model("convnextv2_atto", num_classes=10, **TINY))
+    config = ConvNextV2Config(
+        depths=list(TINY["depths"]), hidden_sizes=list(TINY["dims"]), num_labels=10, layer_norm_eps=1e-6
+    )
+    assert_same_network(ours, ConvNextV2ForImageClassification(config), TRANSFORMERS_NAMES)
+
+
+def test_all_published_sizes_are_there() -> None:
+    v1 = [f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")]
+    sizes = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
+    assert sorted(list_models()) == sorted(v1 + [f"convnextv2_{size}" for size in sizes])
+
+
+def test_v1_scales_its_layers_and_v2_normalises_responses() -> None:
+    v1, v2 = create_model("convnext_tiny", **TINY), create_model("convnextv2_tiny", **TINY)
+    names = {name.split(".", 3)[-1] for name in v1.state_dict() if name.startswith("stages.")}
+    assert names ^ {name.split(".", 3)[-1] for name in v2.state_dict() if name.startswith("stages.")} == {
+        "gamma",
+        "grn.gamma",
+        "grn.beta",
+    }
+    assert torch.equal(v1.stages[1][0].gamma, torch.full((7,), 1e-6))
+    assert v2.stages[1][0].grn.gamma.shape == (1, 1, 1, 28)
+
+
+def test_initial_weights() -> None:
+    torch.manual_seed(0)
+    network = create_model("convnextv2_atto", head_init_scale=0.1)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            scale = 0.1 if name == "head" else 1.0
+            assert module.weight.std().item() == pytest.approx(0.02 * scale, rel=0.1), name
+            assert module.weight.mean().abs().item() < 0.002 * scale, name
+            assert (module.bias == 0).all(), name
+    grn = network.stages[0][0].grn
+    assert not grn.gamma.any()
+    assert not grn.beta.any()
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+@pytest.mark.parametrize("in_chans", [1, 3, 12])
+def test_stage_maps_are_as_feature_info_says(stem_stride: int, in_chans: int) -> None:
+    network = create_model(
+        "convnextv2_atto", features_only=True, stem_stride=stem_stride, in_chans=in_chans, **TINY
+    )
+    height, width = 8 * stem_stride, 24 * stem_stride
+    maps = network(torch.randn(2, in_chans, height, width))
+    assert network.stride == 8 * stem_stride
+    assert [m.shape for m in maps] == [
+        (2, info["num_chs"], height // info["reduction"], width // info["reduction"])
+        for info in network.feature_info
+    ]
+    assert [info["num_chs"] for info in network.feature_info] == list(TINY["dims"])
+    assert maps[-1].shape[2:] == (1, 3)
+
+
+def test_stage_maps_are_those_on_the_way_to_the_logits(randomize: Randomize) -> None:
+    whole = randomize(create_model("convnextv2_atto", num_classes=4, **TINY))
+    maps = create_model("convnextv2_atto", features_only=True, **TINY)
+    missing, unexpected = maps.load_state_dict(whole.state_dict(), strict=False)
+    assert not missing
+    assert {name.split(".")[0] for name in unexpected} == {"norm", "head"}
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(maps(images)[-1], whole.forward_features(images))
+
+
+def test_without_a_head_forward_gives_pooled_features(randomize: Randomize) -> None:
+    network = randomize(create_model("convnextv2_atto", num_classes=0, **TINY))
+    images = torch.randn(2, 3, 32, 64)
+    features = network(images)
+    assert features.shape == (2, network.num_features)
+    expected = network.norm(network.forward_features(images).mean((2, 3)))
+    assert torch.equal(features, expected)
+    assert not any(name.startswith("head") for name in network.state_dict())
+
+
+def test_drop_path_grows_with_depth_and_is_off_in_evaluation(randomize: Randomize) -> None:
+    network = randomize(create_model("convnextv2_atto", drop_path_rate=0.4, num_classes=4, **TINY))
+    assert [block.drop_path for stage in network.stages for block in stage] == pytest.approx(
+        [0.0, 0.1, 0.2, 0.3, 0.4]
+    )
+    plain = randomize(create_model("convnextv2_atto", num_classes=4, **TINY))
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.eval()(images), plain.eval()(images))
+
+
+def test_drop_path_skips_whole_images_and_keeps_the_expectation(randomize: Randomize) -> None:
+    """A block that drops half of the time gives an image either no residual or twice the residual."""
+    block = randomize(Block(4, drop_path=0.5)).double()
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64).expand(4000, -1, -1, -1)
+    residual = block.eval()(x, DenseLayout()) - x
+    torch.manual_seed(0)
+    dropped = block.train()(x, DenseLayout()) - x
+    nothing = (dropped == 0).all(3).all(2).all(1)
+    twice = torch.isclose(dropped, 2 * residual).all(3).all(2).all(1)
+    assert (twice ^ nothing).all()
+    assert twice.double().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("convnextv2_ato", "convnextv2_atto"), ("convnext_bse", "convnext_base")]
+)
+def test_an_unknown_model_suggests_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.*did you mean {nearest}"):
+        create_model(name)
+
+
+def test_errors_name_the_value_and_the_remedy() -> None:
+    network = create_model("convnextv2_atto", **TINY)
+    with pytest.raises(ValueError, match=r"33 x 64 is not a multiple of the network's stride 32"):
+        network(torch.zeros(1, 3, 33, 64))
+    with pytest.raises(ValueError, match=r"4 channels, the network takes 3"):
+        network(torch.zeros(1, 4, 64, 64))
+    with pytest.raises(ValueError, match=r"stem_stride 3: choose 4, 2 or 1"):
+        create_model("convnextv2_atto", stem_stride=3)
