@@ -111,6 +111,14 @@ class ImageIndex:
         """Absolute path of image i."""
         return self.root / self[i]
 
+    def select(self, numbers: np.ndarray) -> "ImageIndex":
+        """Some of the images, in the order of this list."""
+        kept = np.zeros(len(self), bool)
+        kept[numbers] = True
+        sizes = np.diff(self.offsets)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])])
+        return ImageIndex(self.root, self.names[np.repeat(kept, sizes)], offsets)
+
     def digest(self) -> str:
         """A hash of the relative paths and their order, the same on every machine."""
         return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()

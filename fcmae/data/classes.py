@@ -1,0 +1,186 @@
+"""Labels from folders: one folder of images for each class, in one tree or in train/ and val/."""
+
+import time
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fcmae.data.index import ImageIndex
+from fcmae.engine.errors import UserError
+
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "test")
+SHOWN = 5  # classes that an error message lists
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Images with labels.
+
+    Args:
+        index: the list of files; the first folder of a path names the class
+        classes: names of the classes, sorted
+        labels: int64 (number of images,), numbers of the classes
+    """
+
+    index: ImageIndex
+    classes: list[str]
+    labels: np.ndarray
+
+    @classmethod
+    def read(cls, index: ImageIndex) -> "ClassFolders":
+        """Labels from the paths of a list, whose order keeps a class together: one bisection a class.
+
+        Raises:
+            UserError: an image lies in no class's folder
+        """
+        classes: list[str] = []
+        ends = [0]
+        while ends[-1] < len(index):
+            path = index[ends[-1]]
+            name, slash, _ = path.partition("/")
+            if not slash:
+                raise UserError(f"{index.root / path} lies in no class's folder: give each class a folder")
+            classes.append(name)
+            ends.append(bisect_right(index, name, lo=ends[-1], key=_class_name))
+        return cls(index, classes, np.repeat(np.arange(len(classes)), np.diff(ends)))
+
+    def select(self, numbers: np.ndarray) -> "ClassFolders":
+        """Some of the images, in the order of the list; the classes stay."""
+        numbers = np.sort(numbers)
+        return ClassFolders(self.index.select(numbers), self.classes, self.labels[numbers])
+
+    def check_readable(self, seconds: float = 1.0) -> None:
+        """Decode images of each class until one can be read, as many classes as the time allows.
+
+        Raises:
+            UserError: no image of a class can be read
+        """
+        deadline = time.monotonic() + seconds
+        starts = np.searchsorted(self.labels, np.arange(len(self.classes) + 1)).tolist()
+        for name, start, end in zip(self.classes, starts, starts[1:], strict=False):
+            if time.monotonic() > deadline:
+                return
+            if not any(_is_readable(self.index.path(i)) for i in range(start, end)):
+                raise UserError(
+                    f"{self.index.root / name}: none of the {end - start} images of this class can be read; "
+                    "mend or remove the folder"
+                )
+
+
+def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
+    """Training and validation images: of train/ and val/ where they are, else of one tree, which is split.
+
+    Args:
+        root: holds train/ and val/ (or test/), or the folders of the classes
+        val_fraction: share of each class of a single tree that is kept for validation
+        seed: of that split
+
+    Raises:
+        UserError: no such folder, a single class, a class without images on one side, a class whose images
+            are all broken
+    """
+    root = Path(root).expanduser()
+    train_folder, val_folder = (_subfolder(root, names) for names in (TRAIN_NAMES, VAL_NAMES))
+    if train_folder and val_folder:
+        train, val = (ClassFolders.read(ImageIndex.scan(path)) for path in (train_folder, val_folder))
+        _check_same_classes(train, val)
+    elif train_folder or val_folder:
+        raise UserError(
+            f"{root} has {(train_folder or val_folder or root).name}/ but not the other half: add "
+            f"{'val' if train_folder else 'train'}/, or give a folder with one folder for each class"
+        )
+    else:
+        both = ClassFolders.read(ImageIndex.scan(root))
+        _check_several(both)
+        kept, taken = split_by_class(both.labels, val_fraction, seed)
+        train, val = both.select(kept), both.select(taken)
+        _check_val_images(val, val_fraction)
+    _check_several(train)
+    train.check_readable()
+    return train, val
+
+
+def find_val_classes(root: str | Path) -> ClassFolders:
+    """Images to measure on: those of val/ (or test/) where there is one, else of the whole tree.
+
+    Raises:
+        UserError: no such folder, no image, or an image outside the classes' folders
+    """
+    root = Path(root).expanduser()
+    return ClassFolders.read(ImageIndex.scan(_subfolder(root, VAL_NAMES) or root))
+
+
+def split_by_class(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take a share of each class: at least one image of a class, and never all of them.
+
+    Args:
+        labels: int64 (N,)
+        fraction: share to take, between 0 and 1
+        seed: the same seed takes the same images
+
+    Returns:
+        numbers that stay and numbers that are taken, ascending
+    """
+    generator = np.random.default_rng(seed)
+    taken = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        taken.append(members[:count])
+    chosen = np.sort(np.concatenate(taken))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def _class_name(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether an image decodes; formats that Pillow knows nothing of are given the benefit of the doubt."""
+    if path.suffix.lower() in (".npy", ".tif", ".tiff"):
+        return path.stat().st_size > 0
+    try:
+        with Image.open(path) as image:
+            image.load()
+        return True
+    except Exception:  # damaged files make decoders raise nearly anything
+        return False
+
+
+def _check_several(data: ClassFolders) -> None:
+    if len(data.classes) < 2:
+        raise UserError(
+            f"{data.index.root} has one class only ({data.classes[0]}): training on labels needs two or more "
+            "folders, one for each class"
+        )
+
+
+def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
+    for here, there in ((train, val), (val, train)):
+        missing = sorted(set(here.classes) - set(there.classes))
+        if missing:
+            raise UserError(
+                f"{there.index.root} has no image of {len(missing)} of the {len(here.classes)} classes of "
+                f"{here.index.root} ({_some(missing)}): both need the same folders, with images in each"
+            )
+
+
+def _check_val_images(val: ClassFolders, val_fraction: float) -> None:
+    missing = sorted(set(range(len(val.classes))) - set(val.labels.tolist()))
+    if missing:
+        raise UserError(
+            f"{val.index.root}: {len(missing)} classes would have no validation image at --val-fraction "
+            f"{val_fraction} ({_some([val.classes[i] for i in missing])}): each needs at least 2 images"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,100 @@
+"""Labels from folders: every image gets its class, and folders that cannot work are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcmae.data.classes import ClassFolders, find_classes, find_val_classes, split_by_class
+from fcmae.data.index import ImageIndex
+from fcmae.engine.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def make(root: Path, counts: dict[str, int], broken: tuple[str, ...] = ()) -> Path:
+    for name, count in counts.items():
+        (root / name / "deep").mkdir(parents=True)
+        for i in range(count):
+            path = root / name / ("deep" if i % 2 else "") / f"{i}.png"
+            if name in broken:
+                path.write_bytes(b"no image at all")
+            else:
+                Image.new("L", (4, 4)).save(path)
+    return root
+
+
+def test_each_image_gets_the_class_of_its_first_folder(tmp_path: Path) -> None:
+    # names whose order changes where "/" is compared with other characters
+    data = ClassFolders.read(
+        ImageIndex.scan(make(tmp_path / "d", {"cat": 3, "cat-big": 2, "cat.x": 1, "dog": 4}))
+    )
+    assert data.classes == sorted(data.classes)
+    assert len(data.labels) == len(data.index) == 10
+    for i, label in enumerate(data.labels.tolist()):
+        assert data.index[i].split("/")[0] == data.classes[label]
+
+
+def test_selection_keeps_files_and_labels_together(tmp_path: Path) -> None:
+    data = ClassFolders.read(ImageIndex.scan(make(tmp_path / "d", {"a": 3, "b": 5, "long name": 2})))
+    part = data.select(np.array([9, 0, 4, 7]))
+    assert [part.index[i] for i in range(4)] == [data.index[i] for i in (0, 4, 7, 9)]
+    assert part.labels.tolist() == data.labels[[0, 4, 7, 9]].tolist()
+
+
+def test_train_and_val_folders(tmp_path: Path) -> None:
+    make(tmp_path / "d" / "train", {"a": 2, "b": 2})
+    make(tmp_path / "d" / "test", {"a": 1, "b": 1})
+    train, val = find_classes(tmp_path / "d", 0.5, 0)
+    assert (len(train.index), len(val.index)) == (4, 2)
+    assert find_val_classes(tmp_path / "d").index.root.name == "test"
+
+
+def test_a_single_tree_is_split_by_class(tmp_path: Path) -> None:
+    train, val = find_classes(make(tmp_path / "d", {"a": 10, "b": 20, "c": 2}), 0.2, 3)
+    assert np.bincount(train.labels).tolist() == [8, 16, 1]
+    assert np.bincount(val.labels).tolist() == [2, 4, 1]
+    files = [data.index[i] for data in (train, val) for i in range(len(data.index))]
+    assert len(set(files)) == 32
+
+
+def test_the_split_depends_on_the_seed_alone() -> None:
+    labels = np.repeat(np.arange(4), 25)
+    first, again, other = (split_by_class(labels, 0.2, seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ({"a": 2}, {"a": 1}, "one class only"),
+        ({"a": 2, "b": 2}, {"a": 1}, "no image of 1 of the 2 classes.*b"),
+        ({"a": 2, "b": 2}, {"a": 1, "b": 1, "c": 1}, "no image of 1 of the 3 classes.*c"),
+    ],
+)
+def test_classes_that_do_not_match_are_refused(
+    tmp_path: Path, train: dict[str, int], val: dict[str, int], message: str
+) -> None:
+    make(tmp_path / "d" / "train", train)
+    make(tmp_path / "d" / "val", val)
+    with pytest.raises(UserError, match=message):
+        find_classes(tmp_path / "d", 0.2, 0)
+
+
+def test_a_tree_that_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no validation image.*b"):
+        find_classes(make(tmp_path / "single image", {"a": 5, "b": 1}), 0.2, 0)
+    with pytest.raises(UserError, match="none of the 3 images of this class"):
+        find_classes(make(tmp_path / "broken", {"a": 5, "b": 4}, broken=("b",)), 0.2, 0)
+    with pytest.raises(UserError, match="one class only"):
+        find_classes(make(tmp_path / "one", {"a": 5}), 0.2, 0)
+    make(tmp_path / "half" / "train", {"a": 5, "b": 4})
+    with pytest.raises(UserError, match="add val/"):
+        find_classes(tmp_path / "half", 0.2, 0)
+    Image.new("L", (4, 4)).save(tmp_path / "one" / "loose.png")
+    with pytest.raises(UserError, match=r"loose\.png lies in no class's folder"):
+        find_classes(tmp_path / "one", 0.2, 0)

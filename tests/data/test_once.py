@@ -1,0 +1,60 @@
+"""Every image once: ragged ends, broken files and several processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import fcmae.data.once
+from fcmae.data.dataset import FolderSource
+from fcmae.data.index import ImageIndex
+from fcmae.data.once import read_once
+from fcmae.data.transforms import resize_center_crop
+from fcmae.engine.distributed import World
+
+N = 11
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderSource:
+    """11 grey images, image i of brightness 10 i; image 6 is broken."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    for i in range(N):
+        Image.new("L", (8, 8), 10 * i).save(tmp_path / "images" / f"{i:02}.png")
+    (tmp_path / "images" / "06.png").write_bytes(b"broken")
+    return FolderSource(ImageIndex.scan(tmp_path / "images"), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_readable_image_counts_once(
+    source: FolderSource, monkeypatch: pytest.MonkeyPatch, world: int, workers: int
+) -> None:
+    seen: dict[int, int] = {}
+    broken: list[int] = []
+    batches = []
+    for rank in range(world):
+        monkeypatch.setattr(fcmae.data.once, "current_world", lambda rank=rank: World(rank, world))
+        transform = resize_center_crop((8, 8), 1.0)
+        mine = list(
+            read_once(
+                source,
+                transform,
+                blank=(1, (8, 8)),
+                batch_size=4,
+                workers=workers,
+                device=torch.device("cpu"),
+            )
+        )
+        batches.append([len(batch.shown) for batch in mine])
+        for batch in mine:
+            broken += [i for i, _ in batch.broken]
+            for row, i in zip(batch.data, batch.shown.tolist(), strict=True):
+                if i >= 0:
+                    assert i not in seen
+                    seen[i] = int(row.max())
+    assert seen == {i: 10 * i for i in range(N) if i != 6}
+    assert broken == [6]
+    assert all(shape == batches[0] for shape in batches)  # collective operations need equal numbers
