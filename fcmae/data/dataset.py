@@ -162,7 +162,7 @@ class ImageDataset(Dataset[Item]):
 
         Args:
             source: where images come from
-            transform: from uint8 (C, H, W) to a tensor of one size, or several; may draw from global generators
+            transform: from uint8 (C, H, W) to a tensor of one size, or several; draws from global generators
             seed: with epoch and index, determines what the transform draws
         """
         self.source, self.transform, self.seed = source, transform, seed
@@ -218,6 +218,7 @@ class Loader:
         try:
             yield from self.loader
         except UserError as error:  # a worker's comes with its traceback as the message
+            error.__traceback__ = None  # it would keep the workers alive
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
@@ -237,7 +238,6 @@ def make_loader(dataset: ImageDataset, sampler: StepSampler, workers: int, devic
             num_workers=workers,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
-            persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_main,
             generator=torch.Generator(),  # else it would draw from the global one
         )

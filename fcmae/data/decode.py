@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, read_file
 
@@ -17,6 +19,8 @@ ValueRange = tuple[float, float]
 
 _TORCHVISION_MODES = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB, 4: ImageReadMode.RGB_ALPHA}
 _PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Without a list, Pillow takes seconds to load its many obscure formats when it meets the first broken file.
+_PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", WebPImageFile.format, TiffImageFile.format)
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
 
@@ -40,7 +44,7 @@ def read_image(
     from 0..1.
 
     Args:
-        path: .jpg, .png, .webp, .bmp, .tif, .npy or whatever else Pillow reads
+        path: .jpg, .png, .webp, .bmp, .gif, .tif or .npy; pictures are told by content, not by name
         channels: number of channels of the result
         value_range: values of 16-bit, integer and float images that become 0 and 255; others are clipped
         max_pixels: images of more pixels are refused before they are decoded
@@ -63,7 +67,7 @@ def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     """Read with torchvision where it gives what is asked, otherwise with Pillow or tifffile."""
     data = read_file(str(path))
     try:
-        image: Image.Image = Image.open(io.BytesIO(data.numpy()))  # only the header
+        image: Image.Image = Image.open(io.BytesIO(data.numpy()), formats=_PILLOW_FORMATS)  # only the header
     except Image.UnidentifiedImageError:
         if path.suffix.lower() in (".tif", ".tiff"):
             return _read_with_tifffile(path, max_pixels)

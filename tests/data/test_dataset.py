@@ -1,0 +1,199 @@
+"""Batches: the same however they are read, and a broken image harms only itself."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
+from fcmae.data.decode import BrokenImage
+from fcmae.data.index import ImageIndex
+from fcmae.data.sampler import StepSampler
+from fcmae.data.transforms import random_crop_flip
+from fcmae.engine.errors import UserError
+
+CPU = torch.device("cpu")
+N = 20
+
+
+class PartlyBroken(ArraySource):
+    """Images in memory of which some cannot be read."""
+
+    def __init__(self, images: Tensor, broken: set[int]) -> None:
+        super().__init__(images)
+        self.broken = broken
+
+    def read(self, i: int) -> Tensor:
+        if i in self.broken:
+            raise BrokenImage(Path(self.name(i)), "is damaged")
+        return super().read(i)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """20 small pictures, each of another size."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "images"
+    root.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(N):
+        pixels = generator.integers(0, 256, (30 + i, 60 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i:02}.png")
+    return root
+
+
+def jitter(image: Tensor) -> Tensor:
+    """A transform that draws from all three generators."""
+    image = random_crop_flip((16, 24))(image).float()
+    return image + torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+
+
+def batches(folder: Path, workers: int = 0, total_steps: int = 5, **sampling: int) -> list[Batch]:
+    dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
+    sampler = StepSampler(len(dataset), 8, 3, total_steps=total_steps, **sampling)
+    return list(make_loader(dataset, sampler, workers, CPU))
+
+
+def pixels(batches: list[Batch]) -> Tensor:
+    return torch.cat([batch.data for batch in batches])
+
+
+def test_batches_are_the_same_for_any_number_of_workers(folder: Path) -> None:
+    alone, helped = batches(folder), batches(folder, workers=2)
+    assert torch.equal(pixels(alone), pixels(helped))
+    assert [b.indices.tolist() for b in alone] == [b.indices.tolist() for b in helped]
+
+
+def test_batches_are_the_same_after_a_start_in_the_middle(folder: Path) -> None:
+    assert torch.equal(pixels(batches(folder))[8 * 3 :], pixels(batches(folder, workers=2, start_step=3)))
+
+
+def test_processes_get_together_what_one_process_gets(folder: Path) -> None:
+    ranks = [pixels(batches(folder, rank=rank, world=2)).view(5, 4, 3, 16, 24) for rank in range(2)]
+    assert torch.equal(torch.cat(ranks, dim=1).flatten(0, 1), pixels(batches(folder)))
+
+
+def test_an_image_looks_different_in_every_epoch(folder: Path) -> None:
+    dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
+    assert torch.equal(dataset[0, 5].data, dataset[0, 5].data)
+    assert not torch.equal(dataset[0, 5].data, dataset[1, 5].data)
+
+
+def test_reading_leaves_the_global_generators_alone(folder: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    batches(folder, workers=1)
+    batches(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_changes_only_its_own_item(folder: Path, workers: int) -> None:
+    whole = batches(folder)
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:500])
+    harmed = batches(folder, workers=workers)
+    for before, after in zip(whole, harmed, strict=True):
+        assert torch.equal(before.indices, after.indices)
+        is_broken = after.indices == 7
+        assert torch.equal(before.data[~is_broken], after.data[~is_broken])
+        assert torch.equal(after.shown, torch.where(is_broken, 8, after.indices))
+        assert [index for index, _ in after.broken] == [7] * int(is_broken.sum())
+    assert any(batch.broken for batch in harmed)
+
+
+def test_a_broken_image_is_replaced_by_the_next_readable_one() -> None:
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+    dataset = ImageDataset(PartlyBroken(images, {0, 3, 4}), lambda image: image, seed=0)
+    item = dataset[0, 3]
+    assert (item.index, item.shown, int(item.data)) == (3, 1, 1)
+    assert [index for index, _ in item.broken] == [3, 4, 0]
+    assert "is damaged" in item.broken[0][1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_hundred_broken_images_in_a_row_end_the_run_in_one_line(workers: int) -> None:
+    source = PartlyBroken(torch.zeros(150, 1, 2, 2, dtype=torch.uint8), set(range(120)))
+    dataset = ImageDataset(source, lambda image: image, seed=0)
+    loader = make_loader(dataset, StepSampler(150, 1, 0, total_steps=9, shuffle=False), workers, CPU)
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    assert str(caught.value) == (
+        "100 images in a row could not be read, from image 0 on (is damaged): is the data still there?"
+    )
+
+
+def test_the_check_finds_the_one_readable_image_and_names_the_first_error(folder: Path) -> None:
+    source = FolderSource(ImageIndex.scan(folder), 3)
+    for name in sorted(folder.iterdir())[:-1]:
+        name.write_bytes(b"not an image")
+    source.check()
+    (folder / f"{N - 1}.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"no readable image among the 20 tried of 20 .*00\.png: not an"):
+        source.check()
+
+
+def test_the_check_of_channels_says_what_is_wrong(folder: Path) -> None:
+    with pytest.raises(UserError, match="no transparency"):
+        FolderSource(ImageIndex.scan(folder), 4).check()
+
+
+SIGNALLED = """
+import os, sys, torch
+from multiprocessing import active_children
+from fcmae.data.dataset import *
+from fcmae.data.sampler import StepSampler
+dataset = ImageDataset(ArraySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), lambda image: image, 0)
+batches = iter(make_loader(dataset, StepSampler(4, 2, 0, total_steps=10**6), 1, torch.device("cpu")))
+for step in range(300):
+    next(batches)
+    if step == 20:
+        (worker,) = active_children()
+        print(worker.pid, flush=True)
+        sys.stdin.readline()
+worker.terminate()
+worker.join(30)
+print(worker.exitcode, flush=True)
+os._exit(0)
+"""
+
+
+def test_workers_end_when_the_main_process_says_and_not_by_signals_of_others() -> None:
+    main = subprocess.Popen([sys.executable, "-c", SIGNALLED], stdin=-1, stdout=-1, stderr=-1, text=True)
+    assert main.stdout is not None
+    worker = int(main.stdout.readline())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    time.sleep(0.1)
+    output, errors = main.communicate("go on\n", timeout=60)
+    assert output == "0\n", errors
+
+
+def test_workers_are_chosen_by_device_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert choose_workers(torch.device("cuda")) == 8
+    assert choose_workers(torch.device("cuda"), processes=4) == 4
+    assert choose_workers(CPU) == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
+    assert choose_workers(CPU) == 0
+
+
+@pytest.mark.gpu
+def test_batches_reach_a_gpu_through_pinned_memory(folder: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
+    sampler = StepSampler(N, 8, 3, total_steps=5)
+    arrived = list(make_loader(dataset, sampler, 2, torch.device("cuda")))
+    assert all(batch.data.is_pinned() for batch in arrived)
+    moved = [batch.to(torch.device("cuda")) for batch in arrived]
+    assert torch.equal(pixels(moved).cpu(), pixels(batches(folder)))

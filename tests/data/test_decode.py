@@ -1,0 +1,214 @@
+"""Every format and colour mode against Pillow's own conversion, and what is refused."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from fcmae.data.decode import BrokenImage, read_image
+
+H, W = 40, 56
+Save = Callable[..., Path]
+
+
+def photo(mode: str) -> Image.Image:
+    """A smooth picture, as JPEG likes them."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((W, H), Image.Resampling.BICUBIC)
+    return image.convert(mode) if mode in ("RGBA", "LA") else image.convert("RGB").convert(mode)
+
+
+def as_pillow(path: Path, mode: str) -> torch.Tensor:
+    """What Pillow makes of the file, (C, H, W)."""
+    array = np.array(ImageOps.exif_transpose(Image.open(path)).convert(mode))
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def save(image: Image.Image, suffix: str, **options: object) -> Path:
+        image.save(tmp_path / f"image{suffix}", **options)
+        return tmp_path / f"image{suffix}"
+
+    return save
+
+
+LOSSLESS = [
+    *((".png", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
+    *((".bmp", mode) for mode in ("1", "L", "P", "RGB")),
+    *((".tif", mode) for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK")),
+]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), LOSSLESS)
+def test_lossless_formats_are_exactly_pillows(save: Save, suffix: str, mode: str) -> None:
+    path = save(photo(mode), suffix)
+    assert torch.equal(read_image(path, 3), as_pillow(path, "RGB"))
+    grey_tolerance = 1 if suffix == ".png" else 0  # libpng rounds down
+    torch.testing.assert_close(read_image(path, 1), as_pillow(path, "L"), rtol=0, atol=grey_tolerance)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_is_pillows_within_what_decoders_differ(save: Save, mode: str) -> None:
+    path = save(photo(mode), ".jpg", quality=95)
+    torch.testing.assert_close(read_image(path, 3), as_pillow(path, "RGB"), rtol=0, atol=3)
+    grey = read_image(path, 1).float() - as_pillow(path, "L").float()
+    assert grey.abs().mean() < 1
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_webp_is_pillows(save: Save, mode: str, lossless: bool) -> None:
+    path = save(photo(mode), ".webp", lossless=lossless)
+    torch.testing.assert_close(read_image(path, 3), as_pillow(path, "RGB"), rtol=0, atol=3)
+    torch.testing.assert_close(read_image(path, 1), as_pillow(path, "L"), rtol=0, atol=3)
+
+
+def test_an_animation_gives_its_first_frame(save: Save) -> None:
+    frames = [Image.new("RGB", (W, H), colour) for colour in ("red", "blue")]
+    path = save(frames[0], ".webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert read_image(path, 3)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_orientation_is_applied(save: Save, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(photo("RGB"), suffix, exif=exif)
+    image = read_image(path, 3)
+    assert image.shape == ((3, W, H) if orientation > 4 else (3, H, W))
+    torch.testing.assert_close(image, as_pillow(path, "RGB"), rtol=0, atol=3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_four_channels_are_rgba_of_files_that_have_it(save: Save, suffix: str) -> None:
+    path = save(photo("RGBA"), suffix, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    assert torch.equal(read_image(path, 4), as_pillow(path, "RGBA"))
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".png", "RGB"), (".webp", "RGB"), (".jpg", "CMYK")])
+def test_transparency_is_not_made_up(save: Save, suffix: str, mode: str) -> None:
+    with pytest.raises(BrokenImage, match="no transparency"):
+        read_image(save(photo(mode), suffix), 4)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_keep_their_full_range(save: Save, suffix: str) -> None:
+    values = np.arange(H * W, dtype=np.uint16).reshape(H, W) * 29
+    path = save(Image.fromarray(values), suffix)
+    expected = torch.from_numpy(np.rint(values / 257).astype(np.uint8))
+    assert torch.equal(read_image(path, 1)[0], expected)
+    assert torch.equal(read_image(path, 3), expected.expand(3, -1, -1))
+
+
+def test_value_range_spreads_twelve_bits(save: Save) -> None:
+    values = np.full((H, W), 2000, np.uint16)
+    values[0, :3] = 0, 4095, 60000
+    path = save(Image.fromarray(values), ".tif")
+    image = read_image(path, 1, value_range=(1000, 3000))[0]
+    assert image[0, :3].tolist() == [0, 255, 255]
+    assert image[1, 1] == 128
+
+
+def test_value_range_leaves_eight_bits_alone(save: Save) -> None:
+    path = save(photo("L"), ".png")
+    assert torch.equal(read_image(path, 1, value_range=(0, 4095)), as_pillow(path, "L"))
+
+
+def test_pages_of_a_tiff_are_channels(save: Save) -> None:
+    pages = [Image.new("I;16", (W, H), 257 * level) for level in (10, 20, 30, 40, 50)]
+    path = save(pages[0], ".tif", save_all=True, append_images=pages[1:])
+    assert read_image(path, 5)[:, 3, 4].tolist() == [10, 20, 30, 40, 50]
+    with pytest.raises(BrokenImage, match="no transparency"):
+        read_image(path, 4)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_samples_of_a_tiff_are_channels(tmp_path: Path, planar: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    channels = 5 * np.arange(5 * H * W, dtype=np.uint16).reshape(5, H, W)
+    array = channels if planar == "separate" else channels.transpose(1, 2, 0)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", planarconfig=planar)
+    expected = torch.from_numpy(np.rint(channels / 257).astype(np.uint8))
+    assert torch.equal(read_image(tmp_path / "a.tif", 5), expected)
+
+
+def test_colours_of_sixteen_bits_keep_the_lower_ones(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    array = np.full((H, W, 3), 100, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
+    assert (read_image(tmp_path / "a.tif", 3, value_range=(0, 200)) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "channels", "expected"),
+    [
+        (np.full((H, W), 7, np.uint8), 1, 7),
+        (np.full((H, W), 7, np.uint8), 3, 7),
+        (np.full((H, W, 6), 7, np.uint8), 6, 7),
+        (np.full((H, W, 2), 0.5, np.float32), 2, 128),
+        (np.full((H, W), True), 1, 255),
+        (np.full((H, W, 5), 514, ">u2"), 5, 2),
+    ],
+)
+def test_arrays(tmp_path: Path, array: np.ndarray, channels: int, expected: int) -> None:
+    np.save(tmp_path / "a.npy", array)
+    image = read_image(tmp_path / "a.npy", channels)
+    assert image.shape == (channels, H, W)
+    assert image.dtype == torch.uint8
+    assert (image == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((H, W, 5)), "has 5 channels, but 3 are wanted"),
+        (np.zeros((2, H, W, 3)), "shape"),
+        (np.zeros((0, W, 3)), "no pixels"),
+        (np.full((H, W, 3), 7.0), "0 to 7|7 to 7"),
+        (np.full((H, W, 3), np.nan), "not finite"),
+        (np.zeros((H, W, 3), np.int32), "int32: give the value range"),
+        (np.array([[object()]]), "Python objects"),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(BrokenImage, match=message):
+        read_image(tmp_path / "a.npy", 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".npy"])
+def test_damaged_files_are_broken_images(save: Save, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".npy":
+        np.save(tmp_path / "image.npy", np.zeros((H, W, 3), np.uint8))
+    else:
+        save(photo("RGB"), suffix)
+    path = tmp_path / f"image{suffix}"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:9], b"", b"no image at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(BrokenImage, match=f"image{suffix}: ."):
+            read_image(path, 3)
+
+
+def test_a_missing_file_is_a_broken_image(tmp_path: Path) -> None:
+    with pytest.raises(BrokenImage, match=r"missing\.jpg"):
+        read_image(tmp_path / "missing.jpg", 3)
+
+
+def test_a_large_image_is_refused_by_its_header(tmp_path: Path, save: Save) -> None:
+    path = save(photo("RGB"), ".png")
+    assert read_image(path, 3, max_pixels=H * W).shape == (3, H, W)
+    with pytest.raises(BrokenImage, match=f"{W} x {H} pixels, more than the"):
+        read_image(path, 3, max_pixels=H * W - 1)
+    np.lib.format.write_array_header_1_0(
+        header := io.BytesIO(), {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)}
+    )
+    (tmp_path / "bomb.npy").write_bytes(header.getvalue())
+    with pytest.raises(BrokenImage):
+        read_image(tmp_path / "bomb.npy", 1)

@@ -1,0 +1,85 @@
+"""Order of the images: every image once an epoch, the same steps however the work is divided."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import pytest
+
+from fcmae.data.sampler import Key, StepSampler
+from fcmae.engine.errors import UserError
+
+
+def joined(parts: Iterable[list[Key]]) -> list[Key]:
+    return list(chain.from_iterable(parts))
+
+
+def steps(total: int = 10, accumulate: int = 1, **options: int) -> list[list[Key]]:
+    """The keys of each optimiser step of one process: 12 of 50 images."""
+    parts = list(StepSampler(50, 12, 7, total_steps=total, accumulate=accumulate, **options))
+    return [joined(parts[i : i + accumulate]) for i in range(0, len(parts), accumulate)]
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_drops_what_does_not_fill_a_batch() -> None:
+    for epoch in range(2):
+        epochs, indices = zip(*joined(steps()[4 * epoch : 4 * epoch + 4]), strict=True)
+        assert set(epochs) == {epoch}
+        assert len(set(indices)) == len(indices) == 48
+        assert set(indices) < set(range(50))
+
+
+def test_epochs_differ_and_seeds_differ() -> None:
+    orders = [[index for _, index in joined(steps()[i : i + 4])] for i in (0, 4)]
+    other_seed = [index for _, index in joined(StepSampler(50, 12, 8, total_steps=4))]
+    assert orders[0] != orders[1]
+    assert orders[0] != other_seed
+
+
+@pytest.mark.parametrize("start", [1, 4, 9, 10])
+def test_a_late_start_continues_the_same_steps(start: int) -> None:
+    assert steps(start_step=start) == steps()[start:]
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 3), (2, 1), (2, 3), (4, 1), (3, 4)])
+def test_processes_and_parts_share_the_images_of_each_step(world: int, accumulate: int) -> None:
+    shares = [steps(rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
+    for step, whole in enumerate(steps()):
+        assert sorted(joined(share[step] for share in shares)) == sorted(whole)
+        assert {len(share[step]) for share in shares} == {12 // world}
+
+
+def test_the_ranks_of_a_micro_batch_are_its_contiguous_parts() -> None:
+    samplers = [StepSampler(50, 12, 7, total_steps=1, accumulate=2, rank=rank, world=3) for rank in range(3)]
+    first, second = zip(*samplers, strict=True)
+    assert joined([*first, *second]) == steps(total=1)[0]
+
+
+def test_unshuffled_images_come_in_order() -> None:
+    sampler = StepSampler(10, 4, 0, total_steps=3, shuffle=False)
+    assert joined(sampler) == [*((0, i) for i in range(8)), *((1, i) for i in range(4))]
+
+
+def test_length_counts_the_micro_batches_that_are_left() -> None:
+    sampler = StepSampler(50, 12, 0, total_steps=10, start_step=7, accumulate=2)
+    assert len(sampler) == len(list(sampler)) == 6
+    assert sampler.steps_per_epoch == 4
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "message"),
+    [(51, 1, "51 does not fit 50 images"), (0, 1, "0 does not fit"), (10, 4, "choose a multiple of 4")],
+)
+def test_batches_that_cannot_be_made_are_refused(batch_size: int, world: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        StepSampler(50, batch_size, 0, total_steps=1, world=world)
+
+
+def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
+    weights = np.array([1.0, 1.0, 2.0, 0.0])
+    keys = [key for batch in StepSampler(4, 4, 5, total_steps=2000, weights=weights) for key in batch]
+    shares = np.bincount([index for _, index in keys], minlength=4) / len(keys)
+    assert shares == pytest.approx([0.25, 0.25, 0.5, 0.0], abs=0.02)
+    assert len({turn for turn, _ in keys}) == len(keys)
+    later = [
+        key for batch in StepSampler(4, 4, 5, start_step=7, total_steps=9, weights=weights) for key in batch
+    ]
+    assert later == keys[28:36]
