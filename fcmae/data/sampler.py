@@ -7,7 +7,8 @@ import numpy as np
 from fcmae.engine.errors import UserError
 
 Key = tuple[int, int]
-"""(epoch, index of the image): what a dataset needs to make one augmented image."""
+"""(epoch, index of the image): what a dataset needs to make one augmented image. Where weights let an epoch
+hold an image several times, the first number is that of the draw, so that each is augmented anew."""
 
 
 class StepSampler:
@@ -31,6 +32,7 @@ class StepSampler:
         rank: int = 0,
         world: int = 1,
         shuffle: bool = True,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Check that the batch can be filled and divided.
 
@@ -44,6 +46,7 @@ class StepSampler:
             rank: this process
             world: number of processes
             shuffle: permute each epoch; otherwise images come in the order of the data set
+            weights: (n,), draw an epoch's n images with these chances instead, the same one often or never
 
         Raises:
             UserError: more images in a batch than there are, or a batch that does not divide
@@ -58,6 +61,7 @@ class StepSampler:
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
         self.start_step, self.total_steps = start_step, total_steps
         self.accumulate, self.rank, self.world = accumulate, rank, world
+        self.chances = None if weights is None else weights / weights.sum()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,11 +74,19 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[Key]]:
         """One list of keys per micro-batch of this process."""
-        order, order_epoch = np.arange(self.n), -1
+        order, order_epoch = np.arange(0), -1
         for step in range(self.start_step, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if self.shuffle and epoch != order_epoch:
-                order, order_epoch = np.random.default_rng((self.seed, epoch)).permutation(self.n), epoch
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-            for part in batch.reshape(self.accumulate, self.world, -1)[:, self.rank]:
-                yield [(epoch, index) for index in part.tolist()]
+            if epoch != order_epoch:
+                order, order_epoch = self._order(epoch), epoch
+            places = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
+            for part in places.reshape(self.accumulate, self.world, -1)[:, self.rank]:
+                turns = part + epoch * self.n if self.chances is not None else np.full_like(part, epoch)
+                yield list(zip(turns.tolist(), order[part].tolist(), strict=True))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The images of an epoch."""
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.chances is not None:
+            return generator.choice(self.n, self.n, p=self.chances)
+        return generator.permutation(self.n) if self.shuffle else np.arange(self.n)

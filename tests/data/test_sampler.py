@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 
+import numpy as np
 import pytest
 
 from fcmae.data.sampler import Key, StepSampler
