@@ -64,16 +64,18 @@ class MinkowskiLayout(Layout):
 
     def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         k = conv.stride[0]
-        module = self.engine.MinkowskiConvolution(
-            conv.in_channels, conv.out_channels, kernel_size=k, stride=k, bias=True, dimension=2
-        )
+        with torch.random.fork_rng(devices=[]):  # the engine draws weights of its own, which are not used
+            module = self.engine.MinkowskiConvolution(
+                conv.in_channels, conv.out_channels, kernel_size=k, stride=k, bias=True, dimension=2
+            )
         kernel = conv.weight.permute(3, 2, 1, 0).flatten(0, 1)
         return self._apply(module, x, kernel[0] if k == 1 else kernel, conv.bias)
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        module = self.engine.MinkowskiChannelwiseConvolution(
-            conv.in_channels, kernel_size=conv.kernel_size[0], bias=True, dimension=2
-        )
+        with torch.random.fork_rng(devices=[]):
+            module = self.engine.MinkowskiChannelwiseConvolution(
+                conv.in_channels, kernel_size=conv.kernel_size[0], bias=True, dimension=2
+            )
         return self._apply(module, x, conv.weight[:, 0].permute(2, 1, 0).flatten(0, 1), conv.bias)
 
     def norm(self, x: Tensor) -> Tensor:

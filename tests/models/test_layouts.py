@@ -1,0 +1,265 @@
+"""All layouts compute what the masked one does, and no layout sees a hidden pixel.
+
+Shapes: B batch, C channels, H W pixels or positions, h w patches.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import ConvNeXt, create_layout, create_model
+from models.layouts import visible_patches
+from models.layouts.minkowski import import_engine
+
+pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
+Randomize = Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a batch and a mask."""
+
+    grid: tuple[int, int] = (3, 3)
+    visible: int = 4
+    batch: int = 2
+    stem_stride: int = 4
+    model: str = "convnextv2_atto"
+    grn_scope: str = "image"
+    dims: tuple[int, int, int, int] = (5, 7, 11, 13)
+
+
+CASES = {
+    "usual": Case(),
+    "one visible patch": Case(visible=1),
+    "all visible": Case(visible=9),
+    "non-square": Case(grid=(2, 5)),
+    "one image": Case(batch=1),
+    "stem stride 2": Case(stem_stride=2),
+    "stem stride 1": Case(stem_stride=1, grid=(4, 3)),
+    "equal widths": Case(dims=(8, 8, 8, 8)),
+    "V1": Case(model="convnext_tiny"),
+    "V1, one visible patch of one image": Case(model="convnext_tiny", visible=1, batch=1),
+    "GRN over the batch": Case(grn_scope="batch", batch=3),
+}
+
+
+@pytest.fixture(params=["tiles", "minkowski"])
+def fast(request: pytest.FixtureRequest) -> str:
+    """A layout that leaves hidden patches out."""
+    if request.param == "minkowski":
+        try:
+            import_engine()
+        except ImportError:
+            pytest.skip("MinkowskiEngine is not installed")
+    layout: str = request.param
+    return layout
+
+
+def network_of(case: Case, randomize: Randomize) -> ConvNeXt:
+    network = create_model(
+        case.model,
+        stem_stride=case.stem_stride,
+        depths=(1, 1, 2, 1),
+        dims=case.dims,
+        grn_scope=case.grn_scope,
+        features_only=True,
+    )
+    randomized = randomize(network)
+    assert isinstance(randomized, ConvNeXt)
+    return randomized
+
+
+def batch_of(case: Case, seed: int = 3) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in float64, and a mask (B, h, w)."""
+    generator = torch.Generator().manual_seed(seed)
+    (rows, cols), patch = case.grid, 8 * case.stem_stride
+    order = torch.rand(case.batch, rows * cols, generator=generator).argsort(1)
+    mask = (order >= case.visible).double().view(-1, rows, cols)
+    images = torch.randn(case.batch, 3, rows * patch, cols * patch, dtype=torch.float64, generator=generator)
+    return images, mask
+
+
+def outcome(network: ConvNeXt, images: Tensor, layout: str, mask: Tensor) -> dict[str, Tensor]:
+    """The maps of the four stages, and the gradients of a weighted sum of them by every parameter."""
+    network.zero_grad()
+    maps = network.forward_stages(images, create_layout(layout, mask))
+    generator = torch.Generator().manual_seed(4)
+    weights = [torch.randn(each.shape, dtype=torch.float64, generator=generator) for each in maps]
+    torch.stack([(each * weight).sum() for each, weight in zip(maps, weights, strict=True)]).sum().backward()
+    results = {f"stage {i}": each.detach() for i, each in enumerate(maps)}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        results[name] = parameter.grad.clone()
+    return results
+
+
+def assert_error_budget(case: Case, fast: str, dtype: torch.dtype, randomize: Randomize) -> None:
+    """No result of a fast layout is more than twice as far from float64 as the masked layout's in that type.
+
+    Distances are root mean squares over a few batches, since a handful of numbers may be right by chance; for
+    the same reason, some roundings of the result itself are allowed on top.
+    """
+    network, precise = network_of(case, randomize), network_of(case, randomize).double()
+    squares: dict[str, Tensor] = {}
+    for seed in range(4):
+        images, mask = batch_of(case, seed)
+        exact = outcome(precise, images, "masked", mask)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            plain, ours = (outcome(network, images.float(), layout, mask) for layout in ("masked", fast))
+        for name, expected in exact.items():
+            sizes = [ours[name] - expected, plain[name] - expected, expected]
+            squares[name] = squares.get(name, 0) + torch.stack([each.square().mean() for each in sizes])
+    for name, total in squares.items():
+        error, budget, size = (total / 4).sqrt().tolist()
+        assert error <= 2 * budget + 4 * torch.finfo(dtype).eps * size, name
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_values_and_gradients_in_float64(case: Case, fast: str, randomize: Randomize) -> None:
+    network = network_of(case, randomize).double()
+    images, mask = batch_of(case)
+    expected = outcome(network, images, "masked", mask)
+    for name, result in outcome(network, images, fast, mask).items():
+        scale = expected[name].abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(
+            result, expected[name], rtol=0, atol=1e-11 * scale, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_float32_keeps_the_error_budget(case: Case, fast: str, randomize: Randomize) -> None:
+    assert_error_budget(case, fast, torch.float32, randomize)
+
+
+def test_bf16_autocast_keeps_the_error_budget(randomize: Randomize) -> None:
+    assert_error_budget(Case(), "tiles", torch.bfloat16, randomize)
+
+
+def test_with_everything_visible_masked_is_dense(randomize: Randomize) -> None:
+    case = Case(visible=9)
+    network = network_of(case, randomize).double()
+    images, mask = batch_of(case)
+    masked, dense = (outcome(network, images, layout, mask) for layout in ("masked", "dense"))
+    for name, expected in dense.items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(masked[name], expected, rtol=0, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("value", [1e6, float("inf"), float("nan")])
+@pytest.mark.parametrize("layout", ["masked", "tiles"])
+def test_hidden_pixels_change_no_bit(layout: str, value: float, randomize: Randomize) -> None:
+    network = network_of(Case(), randomize)
+    images, mask = batch_of(Case())
+    images = images.float()
+    hidden = mask.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, None] != 0
+    before = outcome(network, images, layout, mask)
+    after = outcome(network, torch.where(hidden, value, images), layout, mask)
+    for name, result in before.items():
+        assert torch.equal(result, after[name]), name
+
+
+def test_what_is_hidden_has_neither_value_nor_gradient(fast: str, randomize: Randomize) -> None:
+    network = network_of(Case(), randomize).double()
+    images, mask = batch_of(Case())
+    gradients = {}
+    for layout in ("masked", fast):
+        x = images.clone().requires_grad_()
+        stages = network.forward_stages(x, create_layout(layout, mask))
+        torch.stack([stage.square().sum() for stage in stages]).sum().backward()
+        gradients[layout] = x.grad
+        for stage in stages:
+            hidden = mask.repeat_interleave(stage.shape[2] // 3, 1).repeat_interleave(stage.shape[3] // 3, 2)
+            assert (stage.abs().sum(1) == 0).equal(hidden != 0)
+    hidden = mask.repeat_interleave(32, 1).repeat_interleave(32, 2) != 0
+    assert (gradients[fast].abs().sum(1) == 0).equal(hidden)
+    torch.testing.assert_close(gradients[fast], gradients["masked"])
+
+
+def test_a_black_visible_patch_is_visible(fast: str, randomize: Randomize) -> None:
+    """The mask decides which positions exist, not their values."""
+    network = network_of(Case(), randomize).double()
+    images, mask = batch_of(Case())
+    masked, ours = (outcome(network, torch.zeros_like(images), layout, mask) for layout in ("masked", fast))
+    assert masked["stage 3"].any()
+    torch.testing.assert_close(ours["stage 3"], masked["stage 3"])
+
+
+def test_drop_path_skips_the_same_images_in_every_layout(fast: str, randomize: Randomize) -> None:
+    case = Case(batch=8)
+    network = network_of(case, randomize).double().train()
+    for stage in network.stages:
+        for block in stage:
+            block.drop_path = 0.5
+    images, mask = batch_of(case)
+    results = {}
+    for layout in ("masked", fast):
+        torch.manual_seed(5)
+        results[layout] = network.forward_features(images, create_layout(layout, mask))
+    torch.testing.assert_close(results[fast], results["masked"])
+
+
+@pytest.mark.parametrize("over_batch", [False, True])
+@pytest.mark.parametrize("layout", ["dense", "masked", "tiles", "minkowski"])
+def test_grn_is_the_formula_over_existing_positions(layout: str, over_batch: bool) -> None:
+    """Against ConvNeXt V2, section 3.3, written out position by position."""
+    if layout == "minkowski":
+        try:
+            import_engine()
+        except ImportError:
+            pytest.skip("MinkowskiEngine is not installed")
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(2, 5, 16, 16, dtype=torch.float64, generator=generator)
+    gamma, beta = torch.randn(2, 5, dtype=torch.float64, generator=generator)
+    mask = torch.tensor([[[0, 1], [0, 0]], [[1, 0], [1, 0]]])
+    if layout == "tiles":
+        mask[0, 0, 0] = 1
+    made = create_layout(layout, mask)
+    result = made.to_map(made.grn(made.enter(x), gamma, beta, over_batch))
+
+    exists = (torch.zeros_like(mask) if layout == "dense" else mask) == 0
+    exists = exists.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    points = [x[b, :, exists[b]] for b in range(2)]  # (C, positions) of each image
+    norms = [each.square().sum(1).sqrt() for each in points]
+    if over_batch:
+        norms = [(norms[0].square() + norms[1].square()).sqrt()] * 2
+    for b, (point, norm) in enumerate(zip(points, norms, strict=True)):
+        response = (norm / (norm.mean() + 1e-6))[:, None]
+        expected = gamma[:, None] * point * response + beta[:, None] + point
+        torch.testing.assert_close(result[b, :, exists[b]], expected)
+
+
+def test_images_may_differ_in_visible_patches_in_masked_but_not_in_tiles(randomize: Randomize) -> None:
+    network = network_of(Case(), randomize).double()
+    images, mask = batch_of(Case())
+    mask[0] = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 0]])
+    with pytest.raises(ValueError, match=r"equally many visible patches in every image, not \[2, 4\]"):
+        create_layout("tiles", mask)
+    together = network.forward_features(images, create_layout("masked", mask))
+    alone = [
+        network.forward_features(images[i : i + 1], create_layout("tiles", mask[i : i + 1])) for i in (0, 1)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_visible_patches_are_counted_or_taken_at_their_word() -> None:
+    mask = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0]])
+    assert visible_patches(mask).tolist() == [[1, 3], [0, 3]]
+    assert visible_patches(mask, 2).tolist() == [[1, 3], [0, 3]]
+    with pytest.raises(ValueError, match="hides every patch"):
+        visible_patches(torch.ones(2, 4))
+
+
+def test_an_unknown_layout_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown layout 'tile': choose one of tiles, masked, minkowski"):
+        create_layout("tile", torch.zeros(1, 1, 1))
+
+
+def test_without_the_engine_minkowski_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
+    with pytest.raises(ImportError, match=r"needs MinkowskiEngine 0\.5\.4: the README says how to build it"):
+        create_layout("minkowski", torch.zeros(1, 1, 1))
