@@ -1,0 +1,178 @@
+"""ConvNeXt state dicts of other projects under our names, and ours under theirs.
+
+Ours are the names of the authors' dense state dicts (github.com/facebookresearch/ConvNeXt and ConvNeXt-V2).
+
+Shapes: C channels, k kernel side.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+# Ours against theirs; {i} stage, {j} block, {n} place in a pair of layers, {p} weight or bias.
+TIMM_NAMES = {
+    "downsample_layers.0.{n}.{p}": "stem.{n}.{p}",
+    "downsample_layers.{i}.{n}.{p}": "stages.{i}.downsample.{n}.{p}",
+    "stages.{i}.{j}.dwconv.{p}": "stages.{i}.blocks.{j}.conv_dw.{p}",
+    "stages.{i}.{j}.norm.{p}": "stages.{i}.blocks.{j}.norm.{p}",
+    "stages.{i}.{j}.pwconv{n}.{p}": "stages.{i}.blocks.{j}.mlp.fc{n}.{p}",
+    "stages.{i}.{j}.grn.gamma": "stages.{i}.blocks.{j}.mlp.grn.weight",
+    "stages.{i}.{j}.grn.beta": "stages.{i}.blocks.{j}.mlp.grn.bias",
+    "stages.{i}.{j}.gamma": "stages.{i}.blocks.{j}.gamma",
+    "norm.{p}": "head.norm.{p}",
+    "head.{p}": "head.fc.{p}",
+}
+TRANSFORMERS_NAMES = {
+    "downsample_layers.0.0.{p}": "embeddings.patch_embeddings.{p}",
+    "downsample_layers.0.1.{p}": "embeddings.layernorm.{p}",
+    "downsample_layers.{i}.{n}.{p}": "encoder.stages.{i}.downsampling_layer.{n}.{p}",
+    "stages.{i}.{j}.dwconv.{p}": "encoder.stages.{i}.layers.{j}.dwconv.{p}",
+    "stages.{i}.{j}.norm.{p}": "encoder.stages.{i}.layers.{j}.layernorm.{p}",
+    "stages.{i}.{j}.pwconv{n}.{p}": "encoder.stages.{i}.layers.{j}.pwconv{n}.{p}",
+    "stages.{i}.{j}.grn.gamma": "encoder.stages.{i}.layers.{j}.grn.weight",
+    "stages.{i}.{j}.grn.beta": "encoder.stages.{i}.layers.{j}.grn.bias",
+    "stages.{i}.{j}.gamma": "encoder.stages.{i}.layers.{j}.layer_scale_parameter",
+    "norm.{p}": "layernorm.{p}",
+    "head.{p}": "classifier.{p}",
+}
+TRANSFORMERS_PREFIX = re.compile(r"convnext(v2)?\.(?=embeddings\.|encoder\.|layernorm\.)")
+FCMAE_DECODER = ("proj.", "mask_token", "decoder.", "pred.")
+UNDERSTOOD = (
+    "runs and safetensors files of this project, official ConvNeXt and ConvNeXt V2 files (dense or sparse), "
+    "timm's and transformers' ConvNeXt and ConvNeXt V2"
+)
+
+
+def to_ours(state: State) -> State:
+    """A ConvNeXt state dict in any form that is understood, under our names and in our shapes.
+
+    Keys that have no place in a ConvNeXt keep their names, so that a later comparison reports them.
+
+    Args:
+        state: names and tensors; of an FCMAE checkpoint only the encoder is taken
+
+    Raises:
+        ValueError: the names are of no form that is understood; the message shows some
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # DDP's prefix
+    if any(name.startswith("encoder.downsample_layers.") for name in state):
+        state = _take_encoder(state)
+    if any(name.startswith("downsample_layers.0.0.") for name in state):
+        return _from_official(state)
+    if "stem.0.weight" in state:
+        return _from_timm(state)
+    if any(TRANSFORMERS_PREFIX.sub("", name) == "embeddings.patch_embeddings.weight" for name in state):
+        return _from_transformers(state)
+    some = ", ".join(list(state)[:3]) or "nothing"
+    raise ValueError(f"not a ConvNeXt: it holds {some}, ... ({len(state)} keys); understood are {UNDERSTOOD}")
+
+
+def to_timm(state: State, pointwise_convs: bool = False) -> State:
+    """Our state dict for timm's ConvNeXt (timm.models.convnext, V1 or V2).
+
+    Args:
+        state: of a ConvNeXt of ours
+        pointwise_convs: timm's `conv_mlp`, which is on in its convnextv2_atto, femto, pico and nano: the
+            pointwise layers are 1x1 convolutions, (C', C, 1, 1)
+    """
+    theirs = {}
+    for name, tensor in state.items():
+        if ".grn." in name:
+            tensor = tensor.flatten()
+        elif pointwise_convs and ".pwconv" in name and name.endswith(".weight"):
+            tensor = tensor[:, :, None, None]
+        theirs[_rename(name, TIMM_NAMES)] = tensor
+    return theirs
+
+
+def to_transformers(state: State) -> State:
+    """Our state dict for transformers' ConvNext(V2)ForImageClassification; without a head, ConvNext(V2)Model.
+
+    Args:
+        state: of a ConvNeXt of ours
+    """
+    prefix = "convnextv2." if any(".grn." in name for name in state) else "convnext."
+    theirs = {}
+    for name, tensor in state.items():
+        inner = "" if name.startswith("head.") or "head.weight" not in state else prefix
+        theirs[inner + _rename(name, TRANSFORMERS_NAMES)] = tensor
+    return theirs
+
+
+def _take_encoder(state: State) -> State:
+    """What is under `encoder.` in an FCMAE checkpoint, official or ours, without the decoder's parts."""
+    return {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in state.items()
+        if not name.startswith(FCMAE_DECODER)
+    }
+
+
+def _from_official(state: State) -> State:
+    """Dense names as they are; the sparse model's, MinkowskiEngine's, as the dense network has them."""
+    ours = {}
+    for name, tensor in state.items():
+        name = re.sub(r"\.(ln|linear)\.(?=weight$|bias$)", ".", name)
+        if name.endswith(".kernel"):
+            name, tensor = name.removesuffix("kernel") + "weight", _dense_kernel(tensor, ".dwconv." in name)
+        elif name.endswith(".bias"):
+            tensor = tensor.flatten()
+        elif ".grn." in name:
+            tensor = tensor.reshape(1, 1, 1, tensor.numel())
+        ours[name] = tensor
+    return ours
+
+
+def _dense_kernel(kernel: Tensor, depthwise: bool) -> Tensor:
+    """A MinkowskiEngine kernel, whose positions have x varying slowest, as a dense convolution's weight.
+
+    Args:
+        kernel: (k * k, C) of a depthwise convolution, to (C, 1, k, k); (k * k, C, C') of a full one, or
+            (C, C') where k is 1, to (C', C, k, k). Other shapes stay wrong, for the comparison to report
+        depthwise: which of the two
+    """
+    if kernel.ndim == 2:
+        kernel = kernel[:, None] if depthwise else kernel[None]
+    side = math.isqrt(kernel.shape[0]) if kernel.ndim == 3 else 0
+    if side == 0 or side * side != kernel.shape[0]:
+        return kernel
+    return kernel.unflatten(0, (side, side)).permute(3, 2, 1, 0).contiguous()
+
+
+def _from_timm(state: State) -> State:
+    theirs_to_ours = {theirs: ours for ours, theirs in TIMM_NAMES.items()}
+    ours = {}
+    for name, tensor in state.items():
+        name = _rename(name, theirs_to_ours)
+        if ".grn." in name:
+            tensor = tensor.reshape(1, 1, 1, tensor.numel())
+        elif ".pwconv" in name and tensor.shape[2:] == (1, 1):
+            tensor = tensor.flatten(1)
+        ours[name] = tensor
+    return ours
+
+
+def _from_transformers(state: State) -> State:
+    theirs_to_ours = {theirs: ours for ours, theirs in TRANSFORMERS_NAMES.items()}
+    return {
+        _rename(TRANSFORMERS_PREFIX.sub("", name), theirs_to_ours): tensor for name, tensor in state.items()
+    }
+
+
+def _rename(name: str, table: Mapping[str, str]) -> str:
+    """The name by the first row of the table that it matches, or as it is."""
+    for pattern, replacement in table.items():
+        match = re.fullmatch(_as_regex(pattern), name)
+        if match is not None:
+            return replacement.format(**match.groupdict())
+    return name
+
+
+def _as_regex(pattern: str) -> str:
+    """`stages.{i}.norm.{p}` as a regular expression with groups i and p."""
+    escaped = pattern.replace(".", r"\.")
+    return re.sub(r"\{(\w)\}", lambda field: rf"(?P<{field[1]}>\w+)", escaped)

@@ -1,0 +1,273 @@
+"""Trained weights from anywhere into a ConvNeXt of ours: architecture recovered, heads and stems fitted.
+
+Shapes: C channels, k kernel side.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.convnext import ConvNeXt, create_model
+from models.formats import State, to_ours
+from models.sizes import SIZES, Size
+from models.storage import read_tensors
+
+logger = logging.getLogger(__name__)
+
+NORM_AND_HEAD = ("norm.", "head.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A ConvNeXt's weights, and all that is known about them.
+
+    Args:
+        state: tensors under our names, on the CPU; without norm and head where it is a bare encoder
+        model: name of `models.list_models()`: the published size, or any of its generation where `options`
+            give depths and dims
+        options: further arguments of `create_model`: in_chans, stem_stride, and depths and dims of a size
+            that is not published
+        num_classes: rows of the head, 0 without one
+        class_names: of the head's rows, where the file says
+        image_size: (height, width) in training, where the file says
+        mean, std: of pixels in 0..1, by channel, where the file says
+    """
+
+    state: State
+    model: str
+    options: dict[str, Any]
+    num_classes: int
+    class_names: list[str] | None = None
+    image_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read a ConvNeXt's weights, whoever wrote them; code in a file is never run.
+
+    Args:
+        path: a run folder or a folder with model.safetensors, or a file: safetensors, or what torch.save
+            wrote. Understood are our runs, safetensors and checkpoints, the official files (dense names and
+            the sparse FCMAE model's), and timm's and transformers' ConvNeXt V1 and V2
+
+    Raises:
+        ValueError: the file is absent, damaged or none of these, or its tensors do not make up a ConvNeXt;
+            the message lists missing, unexpected and mis-shaped keys
+    """
+    path = Path(path)
+    try:
+        tensors, metadata = read_tensors(path)
+        return _describe(to_ours(tensors), metadata)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def create_model_from(
+    weights: Weights,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    class_rows: Sequence[int | None] | None = None,
+    **options: Any,
+) -> ConvNeXt:
+    """The network that the weights belong to, with them in it.
+
+    Args:
+        num_classes: rows of the head; none is as many as the weights have
+        in_chans: channels of the images; the stem is adapted where the weights have others
+        class_rows: see `load_into`
+        **options: of `create_model`, such as drop_path_rate, features_only and head_init_scale
+
+    Raises:
+        ValueError: the weights do not fit the options
+    """
+    num_classes = weights.num_classes if num_classes is None else num_classes
+    options = {**weights.options, **options}
+    if in_chans is not None:
+        options["in_chans"] = in_chans
+    model = create_model(weights.model, num_classes=num_classes, **options)
+    load_into(model, weights, class_rows=class_rows, adapt_stem=in_chans is not None)
+    return model
+
+
+def load_into(
+    model: ConvNeXt,
+    weights: Weights,
+    *,
+    class_rows: Sequence[int | None] | None = None,
+    adapt_stem: bool = False,
+) -> None:
+    """Load weights into a network of the same architecture; log what of the head stays as initialised.
+
+    A head of another size keeps its initial weights, and so does the norm before it where the weights are a
+    bare encoder.
+
+    Args:
+        class_rows: for each class of the network, the row of the weights' head that it takes over, or None
+            for one that keeps its initial weights (`match_classes` finds them by name)
+        adapt_stem: fit a stem for other image channels by `adapt_input_channels`
+
+    Raises:
+        ValueError: another architecture, other image channels without `adapt_stem`, or class rows that the
+            heads do not have
+    """
+    state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(NORM_AND_HEAD)}
+    channels = weights.options["in_chans"]
+    if adapt_stem:
+        stem = "downsample_layers.0.0.weight"
+        state[stem] = adapt_input_channels(state[stem], model.in_chans)
+    elif channels != model.in_chans:
+        raise ValueError(
+            f"the weights are for images of {channels} channels, the network for {model.in_chans}: ask for "
+            f"the stem to be adapted, or read images of {channels} channels"
+        )
+    state |= _fit_head(model, weights, class_rows)
+    try:
+        compare_states(state, model.state_dict())
+    except ValueError as error:
+        described = ", ".join(f"{name} {value}" for name, value in weights.options.items())
+        raise ValueError(f"weights of {weights.model} ({described}) in another network: {error}") from error
+    model.load_state_dict(state)
+
+
+def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """For each target class, the place of the source class of that name, or None."""
+    rows = {name: row for row, name in enumerate(source)}
+    return [rows.get(name) for name in target]
+
+
+def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
+    """A stem's weight for images of other channels, as timm does it (timm.models.adapt_input_conv).
+
+    One channel takes the sum of all; more or fewer repeat the channels in order, scaled so that an image
+    with equal channels gives the same response.
+
+    Args:
+        weight: (C', C, k, k), to (C', in_chans, k, k)
+    """
+    channels = weight.shape[1]
+    if in_chans == 1 and channels > 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    repeated = weight.repeat(1, math.ceil(in_chans / channels), 1, 1)[:, :in_chans]
+    return repeated * (channels / in_chans)
+
+
+def compare_states(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a state dict whose names or shapes are not those that are expected.
+
+    Raises:
+        ValueError: the first few missing, unexpected and mis-shaped keys, and how many there are of each
+    """
+    problems = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "mis-shaped": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    }
+    lists = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if lines := "; ".join(lists):
+        raise ValueError(f"keys do not fit: {lines}")
+
+
+def _describe(state: State, metadata: Mapping[str, Any]) -> Weights:
+    """The weights with their architecture, which the tensors themselves tell.
+
+    Raises:
+        ValueError: they do not make up a ConvNeXt, or the metadata does not belong to them
+    """
+    model, options = _find_architecture(state)
+    num_classes = _tensor(state, "head.weight", 2).shape[0] if "head.weight" in state else 0
+    with torch.device("meta"):
+        bare = not any(name.startswith(NORM_AND_HEAD) for name in state)
+        network = create_model(model, num_classes=num_classes, features_only=bare, **options)
+    compare_states(state, network.state_dict())
+    class_names = metadata.get("class_names")
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"the metadata names {len(class_names)} classes, the head has {num_classes}")
+    return Weights(
+        state,
+        model,
+        options,
+        num_classes,
+        class_names,
+        image_size=_as_tuple(metadata.get("image_size")),
+        mean=_as_tuple(metadata.get("mean")),
+        std=_as_tuple(metadata.get("std")),
+    )
+
+
+def _find_architecture(state: State) -> tuple[str, dict[str, Any]]:
+    """The name and the options with which `create_model` makes the network of these tensors."""
+    stem = _tensor(state, "downsample_layers.0.0.weight", 4)
+    convolutions = [stem, *(_tensor(state, f"downsample_layers.{i}.1.weight", 4) for i in (1, 2, 3))]
+    dims = [convolution.shape[0] for convolution in convolutions]
+    blocks = {match[0] for name in state if (match := re.match(r"stages\.\d+\.\d+\.", name))}
+    depths = [sum(block.startswith(f"stages.{i}.") for block in blocks) for i in range(4)]
+    size = Size(tuple(depths), tuple(dims))  # type: ignore[arg-type]
+
+    generation = "convnextv2_" if any(".grn." in name for name in state) else "convnext_"
+    options: dict[str, Any] = {"in_chans": stem.shape[1], "stem_stride": stem.shape[2]}
+    for name, published in SIZES.items():
+        if name.startswith(generation) and published == size:
+            return name, options
+    return generation + "tiny", options | {"depths": size.depths, "dims": size.dims}
+
+
+def _tensor(state: State, name: str, ndim: int) -> Tensor:
+    """The tensor of that name, which has to be there and to have so many dimensions."""
+    if name not in state:
+        raise ValueError(f"not a whole ConvNeXt: {name} is missing")
+    if state[name].ndim != ndim:
+        raise ValueError(f"{name} has {state[name].ndim} dimensions instead of {ndim}")
+    return state[name]
+
+
+def _as_tuple(values: Iterable[Any] | None) -> Any:
+    return None if values is None else tuple(values)
+
+
+def _fit_head(model: ConvNeXt, weights: Weights, class_rows: Sequence[int | None] | None) -> State:
+    """The norm and head that the network needs, as trained where they fit and else as initialised."""
+    initial = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(NORM_AND_HEAD)}
+    fitted = {name: weights.state.get(name, tensor) for name, tensor in initial.items()}
+    if class_rows is not None:
+        fitted["head.weight"], fitted["head.bias"] = _take_rows(model, weights, class_rows)
+        taken = sum(row is not None for row in class_rows)
+        logger.warning("head: %d of %d classes take trained rows over", taken, len(class_rows))
+    elif "head.weight" in initial and weights.num_classes != model.num_classes:
+        fitted |= {name: initial[name] for name in ("head.weight", "head.bias")}
+        found = f"one of {weights.num_classes}" if weights.num_classes else "none"
+        logger.warning("head: initialised for %d classes, the weights have %s", model.num_classes, found)
+    return fitted
+
+
+def _take_rows(model: ConvNeXt, weights: Weights, class_rows: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+    """Weight (classes, C) and bias (classes,) of a head with rows of the trained one."""
+    if len(class_rows) != model.num_classes:
+        raise ValueError(f"class_rows has {len(class_rows)} rows for a head of {model.num_classes} classes")
+    wrong = [row for row in class_rows if row is not None and not 0 <= row < weights.num_classes]
+    if wrong:
+        raise ValueError(f"class_rows wants row {wrong[0]}, the weights have {weights.num_classes} classes")
+    places = [place for place, row in enumerate(class_rows) if row is not None]
+    rows = [row for row in class_rows if row is not None]
+    state = model.state_dict()
+    weight, bias = state["head.weight"].clone(), state["head.bias"].clone()
+    if rows:
+        weight[places] = weights.state["head.weight"][rows].to(weight)
+        bias[places] = weights.state["head.bias"][rows].to(bias)
+    return weight, bias
