@@ -75,5 +75,5 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"holds a {type(state).__name__}, not a dict of tensors")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name} is a {type(value).__name__}, so this is not a dict of tensors")
+            raise ValueError(f"{name} is a {type(value).__name__}: it is no dict of tensors by name")
     return dict(state)

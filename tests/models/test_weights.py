@@ -1,0 +1,207 @@
+"""Weights find their architecture, heads and stems are fitted, and what is no ConvNeXt is refused."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from fcmae.config import PretrainConfig
+from fcmae.export import export_encoder
+from fcmae.model import FCMAE
+from models import create_model
+from models.weights import (
+    Weights,
+    adapt_input_channels,
+    create_model_from,
+    load_into,
+    load_weights,
+    match_classes,
+)
+
+Randomize = Callable[[nn.Module], nn.Module]
+SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
+V1, V2 = "convnext_tiny", "convnextv2_tiny"
+
+
+def outputs(model: nn.Module, in_chans: int = 3) -> Tensor:
+    """Logits, or pooled features where there is no head."""
+    images = torch.randn(2, in_chans, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        out = model.eval()(images)
+    if isinstance(out, Tensor):
+        return out
+    return out.logits if "logits" in out else out.pooler_output
+
+
+@pytest.fixture
+def trained(randomize: Randomize) -> nn.Module:
+    return randomize(create_model(V2, num_classes=6, **SIZE))
+
+
+def weights_of(model: nn.Module, folder: Path, **metadata: Any) -> Weights:
+    path = folder / "weights.safetensors"
+    save_file(model.state_dict(), path, {name: json.dumps(value) for name, value in metadata.items()})
+    return load_weights(path)
+
+
+def test_a_run_of_ours_and_its_checkpoint_hold_the_same_encoder(randomize: Randomize, tmp_path: Path) -> None:
+    model = randomize(FCMAE("convnextv2_atto", image_size=(64, 32), stem_stride=2, decoder_dim=8, **SIZE))
+    config = PretrainConfig(data="photos", model="convnextv2_atto")
+    export_encoder(model, config, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), tmp_path / "encoder.safetensors")
+    torch.save({"model": model.state_dict(), "optimizer": {"step": 3}, "epoch": 1}, tmp_path / "step.pt")
+    run, checkpoint = load_weights(tmp_path), load_weights(tmp_path / "step.pt")
+    assert (run.image_size, run.mean, run.std) == ((64, 32), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    for weights in (run, checkpoint):
+        assert weights.options == {"in_chans": 3, "stem_stride": 2, **SIZE}
+        encoder = create_model_from(weights, features_only=True).state_dict()
+        assert encoder.keys() == model.encoder.state_dict().keys()
+        assert all(torch.equal(tensor, model.encoder.state_dict()[name]) for name, tensor in encoder.items())
+
+
+def test_a_published_size_is_known_by_its_tensors(tmp_path: Path) -> None:
+    weights = weights_of(create_model("convnextv2_femto", num_classes=3, in_chans=1), tmp_path)
+    assert weights.model == "convnextv2_femto"
+    assert weights.options == {"in_chans": 1, "stem_stride": 4}
+
+
+def test_a_head_of_another_size_is_initialised_and_said_so(
+    trained: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = weights_of(trained, tmp_path)
+    caplog.set_level(logging.WARNING)
+    kept = create_model_from(weights, num_classes=6)
+    assert not caplog.messages
+    fresh = create_model_from(weights, num_classes=4, head_init_scale=0.001)
+    assert caplog.messages == ["head: initialised for 4 classes, the weights have one of 6"]
+    assert torch.equal(kept.head.weight, trained.head.weight)
+    assert fresh.head.weight.abs().max() < 1e-3
+    assert torch.equal(fresh.norm.weight, trained.norm.weight)
+
+
+def test_shared_classes_keep_their_rows(trained: nn.Module, tmp_path: Path) -> None:
+    names = ["ant", "bee", "cat", "dog", "elk", "fox"]
+    weights = weights_of(trained, tmp_path, format="fcmae.model.1", class_names=names)
+    assert weights.class_names == names
+    rows = match_classes(names, ["fox", "gnu", "bee"])
+    assert rows == [5, None, 1]
+    model = create_model_from(weights, num_classes=3, class_rows=rows, head_init_scale=0.0)
+    none = torch.zeros(3)
+    expected = torch.stack([outputs(trained)[:, 5], none[:2], outputs(trained)[:, 1]], dim=1)
+    torch.testing.assert_close(outputs(model), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [([0, 1], "2 rows for a head of 3"), ([0, 6, 1], "row 6"), ([0, -1, 1], "row -1")]
+)
+def test_class_rows_that_the_heads_do_not_have(
+    rows: list[int], message: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model_from(weights_of(trained, tmp_path), num_classes=3, class_rows=rows)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_a_stem_for_other_channels_is_timms(channels: int, trained: nn.Module, tmp_path: Path) -> None:
+    weights = weights_of(trained, tmp_path)
+    stem = create_model_from(weights, in_chans=channels).downsample_layers[0][0].weight
+    expected = adapt_input_conv(channels, weights.state["downsample_layers.0.0.weight"])
+    torch.testing.assert_close(stem, expected)
+
+
+def test_a_stem_answers_equal_channels_alike() -> None:
+    weight = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    one = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    expected = nn.functional.conv2d(one.expand(-1, 2, -1, -1), weight)
+    for channels in (1, 4, 6):  # one, and multiples of the two that there are
+        adapted = adapt_input_channels(weight, channels)
+        torch.testing.assert_close(nn.functional.conv2d(one.expand(-1, channels, -1, -1), adapted), expected)
+
+
+def test_other_channels_need_a_request(trained: nn.Module, tmp_path: Path) -> None:
+    model = create_model(V2, num_classes=6, in_chans=4, **SIZE)
+    with pytest.raises(ValueError, match=r"3 channels, the network for 4.*adapted"):
+        load_into(model, weights_of(trained, tmp_path))
+
+
+def test_another_architecture_is_refused_untouched(trained: nn.Module, tmp_path: Path) -> None:
+    model = create_model(V1, num_classes=6, depths=(1, 2, 1, 2), dims=SIZE["dims"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"convnextv2_tiny .*missing .*10 unexpected \(stages\.0\.0\.grn"):
+        load_into(model, weights_of(trained, tmp_path))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def without_a_bias(state: dict[str, Any]) -> None:
+    del state["stages.1.1.pwconv2.bias"]
+
+
+def with_another_key(state: dict[str, Any]) -> None:
+    state["aux.weight"] = torch.zeros(2)
+
+
+def with_a_wrong_shape(state: dict[str, Any]) -> None:
+    state["stages.0.0.pwconv1.weight"] = torch.zeros(3, 8)
+
+
+def with_a_flat_stem(state: dict[str, Any]) -> None:
+    state["downsample_layers.0.0.weight"] = torch.zeros(8)
+
+
+def with_a_wrong_stride(state: dict[str, Any]) -> None:
+    state["downsample_layers.0.0.weight"] = torch.zeros(8, 3, 7, 7)
+
+
+def with_a_block_far_away(state: dict[str, Any]) -> None:
+    state["stages.0.999999999.dwconv.bias"] = torch.zeros(8)
+
+
+def with_a_number(state: dict[str, Any]) -> None:
+    state["epoch"] = 3
+
+
+def without_the_norm(state: dict[str, Any]) -> None:
+    del state["norm.weight"], state["norm.bias"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_a_bias, r"1 missing \(stages\.1\.1\.pwconv2\.bias\)"),
+        (with_another_key, r"1 unexpected \(aux\.weight\)"),
+        (with_a_wrong_shape, r"1 mis-shaped \(stages\.0\.0\.pwconv1\.weight \(3, 8\) instead of \(32, 8\)\)"),
+        (with_a_flat_stem, "downsample_layers.0.0.weight has 1 dimensions instead of 4"),
+        (with_a_wrong_stride, "stem_stride 7"),
+        (with_a_block_far_away, r"missing \(stages\.0\.1\..*unexpected \(stages\.0\.999999999"),
+        (with_a_number, "epoch is a int"),
+        (without_the_norm, r"2 missing \(norm\.weight, norm\.bias\)"),
+    ],
+)
+def test_tensors_that_make_no_convnext(
+    damage: Callable[[dict[str, Any]], None], message: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    state = dict(trained.state_dict())
+    damage(state)
+    torch.save(state, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=r"damaged\.pt: .*" + message):
+        load_weights(tmp_path / "damaged.pt")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "fcmae.model.2"}, "newer version"),
+        ({"format": "fcmae.model.1", "class_names": ["a", "b"]}, "names 2 classes, the head has 6"),
+    ],
+)
+def test_metadata_that_does_not_belong(
+    metadata: dict[str, Any], message: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        weights_of(trained, tmp_path, **metadata)
