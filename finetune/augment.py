@@ -1,0 +1,99 @@
+"""Augmentation for training on labels: torchvision's crops and flips, and timm's colours, erasing and mixing.
+
+Shapes: B batch, C channels, H W pixels, K classes.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from fcmae.data.config import ImagesConfig
+from fcmae.data.transforms import Transform, random_crop_flip
+from fcmae.engine.errors import UserError
+from finetune.config import AugmentConfig
+
+if TYPE_CHECKING:
+    from timm.data import Mixup
+    from timm.data.random_erasing import RandomErasing
+
+
+def training_transform(
+    size: tuple[int, int], images: ImagesConfig, augment: AugmentConfig, mean: tuple[float, ...]
+) -> Transform:
+    """Random crop and flips, then RandAugment or its kin, then colour jitter, in timm's order.
+
+    Args:
+        size: (height, width) of the result
+        images, augment: the settings
+        mean: of pixels in 0..1; fills what a rotation uncovers
+
+    Returns:
+        a function from uint8 (C, H', W') to uint8 (C, H, W) that draws from the global generators
+    """
+    steps: list[nn.Module] = [
+        v2.Lambda(random_crop_flip(size, images.crop_scale, images.hflip, images.vflip))
+    ]
+    if augment.auto_augment:
+        steps.append(v2.Lambda(auto_augment(augment.auto_augment, size, mean)))
+    if augment.color_jitter > 0:
+        strength = augment.color_jitter
+        steps.append(v2.ColorJitter(strength, strength, strength))
+    return v2.Compose(steps)
+
+
+def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) -> Transform:
+    """RandAugment (arXiv 1909.13719), AutoAugment (1805.09501) or AugMix (1912.02781) by timm's string.
+
+    timm augments Pillow images in colour, so grey ones are turned to colour and back.
+
+    Raises:
+        UserError: timm does not understand the string
+    """
+    from timm.data import auto_augment as timm_policies
+
+    make = {"rand": timm_policies.rand_augment_transform, "augmix": timm_policies.augment_and_mix_transform}
+    filling = tuple(round(255 * value) for value in (mean if len(mean) == 3 else mean * 3))
+    hparams: dict[str, Any] = {"translate_const": int(min(size) * 0.45), "img_mean": filling}
+    try:
+        apply = make.get(policy.split("-")[0], timm_policies.auto_augment_transform)(policy, hparams)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"augment.auto_augment {policy!r}: timm does not understand it ({error})") from error
+
+    def transform(image: Tensor) -> Tensor:
+        mode = "RGB" if len(image) == 3 else "L"
+        augmented = apply(F.to_pil_image(image).convert("RGB")).convert(mode)
+        result: Tensor = F.pil_to_tensor(augmented)
+        return result
+
+    return transform
+
+
+def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasing | None":
+    """timm's random erasing (arXiv 1708.04896) of normalised images (B, C, H, W), in place."""
+    from timm.data.random_erasing import RandomErasing
+
+    if augment.erase <= 0:
+        return None
+    return RandomErasing(
+        augment.erase, mode=augment.erase_mode, max_count=augment.erase_count, device=str(device)
+    )
+
+
+def mixing(augment: AugmentConfig, num_classes: int) -> "Mixup | None":
+    """timm's mixup (arXiv 1710.09412) and CutMix (1905.04899): images and labels (B,) to targets (B, K)."""
+    from timm.data import Mixup
+
+    if not augment.mixes:
+        return None
+    return Mixup(
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        prob=augment.mix_prob,
+        switch_prob=augment.mix_switch,
+        mode=augment.mix_mode,
+        label_smoothing=augment.label_smoothing,
+        num_classes=num_classes,
+    )

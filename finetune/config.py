@@ -1,0 +1,132 @@
+"""The settings of a fine-tuning run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fcmae.data.config import ImagesConfig
+from fcmae.engine.config import LoopConfig, OptimConfig
+
+TIMM = "timm:"  # before the name of a model or data set of timm's
+
+# What may differ when a run is resumed: where and how it runs, not what it computes.
+VOLATILE = (
+    "out", "device", "data_root", "images.workers", "loop.compile", "loop.resume", "loop.log_every",
+    "loop.save_every", "loop.save_minutes", "loop.keep",
+)  # fmt: skip
+
+
+@dataclass
+class NetworkConfig:
+    """The network, beside its name. Where --init gives weights, what is none here is theirs.
+
+    Args:
+        in_chans: channels of the images
+        stem_stride: side of the stem's patches: 4, 2 or 1
+        depths: blocks of each stage, where they are not the model's own
+        dims: channels of each stage, where they are not the model's own
+        drop_path_rate: drop path of the last block; it grows linearly from 0
+        head_init_scale: factor on the first weights of the head
+        freeze: stages, from the first, whose weights stay as they are: 0 to 4, 4 trains the head alone
+    """
+
+    in_chans: int | None = None
+    stem_stride: int | None = None
+    depths: tuple[int, int, int, int] | None = None
+    dims: tuple[int, int, int, int] | None = None
+    drop_path_rate: float = 0.0
+    head_init_scale: float = 0.001
+    freeze: int = 0
+
+
+@dataclass
+class AugmentConfig:
+    """Augmentation beyond crops and flips, as timm does it.
+
+    Args:
+        auto_augment: timm's string of RandAugment (rand-m9-mstd0.5-inc1), AutoAugment (v0) or AugMix
+        color_jitter: largest change of brightness, contrast and saturation
+        erase: probability of random erasing
+        erase_mode: fill with zeros, with one random colour, or with a random colour for each pixel
+        erase_count: largest number of erased rectangles in an image
+        mixup: alpha of mixup; 0 mixes nothing
+        cutmix: alpha of CutMix; 0 cuts nothing
+        mix_prob: probability of mixing a batch at all
+        mix_switch: probability of CutMix where both are on
+        mix_mode: mix a whole batch alike, or each pair or image in its own way
+        label_smoothing: share of the target that is spread over all classes
+    """
+
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.0
+    erase: float = 0.25
+    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
+    erase_count: int = 1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 1.0
+    mix_switch: float = 0.5
+    mix_mode: Literal["batch", "pair", "elem"] = "batch"
+    label_smoothing: float = 0.1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass
+class FinetuneConfig:
+    """What to train on which labels, and how long.
+
+    Args:
+        data: folder with train/ and val/, or one folder a class; digits, the built-in ones; cifar10, cifar100
+            or timm:NAME, whatever timm's dataset factory reads
+        data_root: where a data set given by name lies, or is downloaded to
+        val_fraction: share of a single tree that is kept for validation
+        train_fraction: share of the training images to use, of each class
+        init: weights to start from: the folder of a run, or a file; none starts from scratch
+        model: a name that `fcmae info` lists, or timm:NAME; none is that of --init, or convnextv2_atto
+        image_size: side in pixels, or [height, width]; none is that of --init, or 224
+        crop_pct: share of the short side that evaluation crops, below 384 pixels
+        epochs: passes over the data
+        batch_size: images of one optimiser step, over all processes and accumulated parts
+        layer_decay: factor on the learning rate from one layer to the layer below
+        layer_groups: what a layer is: each block (single), or up to three blocks in a row (group)
+        ema_decay: decay of a moving average of the weights, measured beside them; none keeps none
+        balance: for skewed classes, weights in the loss or rarer images drawn more often
+        best: figure that chooses the weights to keep: loss, or one that evaluation logs, such as ema_top1
+        patience: stop after this many epochs without a new best; none never stops early
+        seed: of weights, splits, order, augmentation and mixing
+        device: auto, cpu, cuda, cuda:N or mps
+        out: run folder; none is runs/finetune-<data>-<model>
+        network: the network, beside its name
+        augment: augmentation beyond crops and flips
+        optim: optimiser and schedule
+        images: reading and augmenting images
+        loop: precision, logging and checkpoints
+    """
+
+    data: str = "digits"
+    data_root: str = "data"
+    val_fraction: float = 0.2
+    train_fraction: float = 1.0
+    init: str | None = None
+    model: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    crop_pct: float = 0.875
+    epochs: int = 100
+    batch_size: int = 64
+    layer_decay: float = 1.0
+    layer_groups: Literal["single", "group"] = "single"
+    ema_decay: float | None = None
+    balance: Literal["none", "loss", "sampler"] = "none"
+    best: str = "top1"
+    patience: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    out: str | None = None
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(base_lr=2e-4, betas=(0.9, 0.999)))
+    images: ImagesConfig = field(default_factory=lambda: ImagesConfig(crop_scale=(0.08, 1.0)))
+    loop: LoopConfig = field(default_factory=LoopConfig)

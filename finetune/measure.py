@@ -1,0 +1,110 @@
+"""Figures of a classifier on labelled images, each image counted once.
+
+Shapes: B batch, K classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcmae.data.broken import BrokenList
+from fcmae.data.labelled import Labelled
+from fcmae.data.once import read_once
+from fcmae.data.transforms import Size, resize_center_crop, to_float
+
+CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
+
+
+class Scores:
+    """Sums from which every figure is made; those of several processes add up.
+
+    Args:
+        num_classes: K
+        confusion: also count which class is taken for which
+        device: where logits come from
+    """
+
+    def __init__(self, num_classes: int, device: torch.device, confusion: bool = False) -> None:
+        self.num_classes = num_classes
+        self.top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self.loss = torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+        self.images = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.right = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        shape = (num_classes, num_classes) if confusion and num_classes <= CONFUSION_CLASSES else (0, 0)
+        self.confusion = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits (B, K), labels int64 (B,)."""
+        logits = logits.float()
+        best = logits.topk(min(5, self.num_classes)).indices
+        hits = best == labels[:, None]
+        self.top5 += hits.any(1).sum()
+        self.loss += F.cross_entropy(logits, labels, reduction="sum").to(self.loss)
+        self.images += torch.bincount(labels, minlength=self.num_classes)
+        self.right += torch.bincount(labels[hits[:, 0]], minlength=self.num_classes)
+        if self.confusion.numel():
+            pairs = labels * self.num_classes + best[:, 0]
+            self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
+
+    def gather(self) -> None:
+        """Add up the sums of all processes, in each of them."""
+        if dist.is_available() and dist.is_initialized():
+            for counts in (self.top5, self.loss, self.images, self.right, self.confusion):
+                dist.all_reduce(counts)
+
+    def figures(self) -> dict[str, float]:
+        """top1, top5 and mean_class (mean over the classes that have images) in percent, and val_loss."""
+        count = int(self.images.sum())
+        present = self.images > 0
+        return {
+            "top1": 100 * int(self.right.sum()) / count,
+            "top5": 100 * int(self.top5) / count,
+            "mean_class": 100 * float((self.right[present] / self.images[present]).mean()),
+            "val_loss": float(self.loss) / count,
+        }
+
+
+def measure(
+    predict: Callable[[Tensor], Tensor],
+    data: Labelled,
+    *,
+    image_size: Size,
+    crop_pct: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    confusion: bool = False,
+    broken: BrokenList | None = None,
+) -> Scores:
+    """Scores of a classifier over all readable images, those of all processes together.
+
+    Args:
+        predict: normalised images (B, C, H, W) to logits (B, K), without gradients
+        data: images and labels
+        image_size, crop_pct: see `resize_center_crop`
+        mean, std: of pixels in 0..1
+        batch_size: images of one batch and process
+        workers: processes that read
+        device: where to compute
+        confusion: also count which class is taken for which
+        broken: where to list images that cannot be read
+    """
+    scores = Scores(len(data.classes), device, confusion)
+    transform = resize_center_crop(image_size, crop_pct)
+    blank = len(mean), image_size
+    batches = read_once(
+        data.source, transform, blank=blank, batch_size=batch_size, workers=workers, device=device
+    )
+    for batch in batches:
+        if broken is not None:
+            broken.add(data.source, batch.broken)
+        logits = predict(to_float(batch.to(device).data, mean, std))
+        shown = batch.shown[batch.shown >= 0]
+        scores.add(logits[(batch.shown >= 0).to(device)], data.labels[shown].to(device))
+    scores.gather()
+    return scores

@@ -1,0 +1,207 @@
+"""Networks to train and to use: ours, with weights from anywhere, or one of timm's.
+
+Shapes: B batch, D features of an image.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from fcmae.data.transforms import channel_statistics
+from fcmae.engine.errors import UserError
+from fcmae.engine.files import write_atomically
+from finetune.config import TIMM, FinetuneConfig
+from finetune.resolve import pair, read_header, weights_file
+from models.convnext import ConvNeXt, create_model
+from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
+
+FORMAT = "fcmae.classifier.1"
+
+
+def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
+    """The network to train, with the weights of --init in it and a head for these classes.
+
+    Where the weights name the classes of their head, a class of the same name keeps its row.
+
+    Args:
+        config: complete, as `finetune.resolve.resolve` gives it
+        classes: names of the classes
+
+    Raises:
+        UserError: weights that do not fit, or a name that timm does not know
+    """
+    model, network = config.model or "", config.network
+    if model.startswith(TIMM):
+        options = {"in_chans": network.in_chans, "drop_path_rate": network.drop_path_rate}
+        return create_timm(model, len(classes), **options)
+    try:
+        built = create_model(
+            model,
+            num_classes=len(classes),
+            in_chans=network.in_chans or 3,
+            stem_stride=network.stem_stride or 4,
+            depths=network.depths,
+            dims=network.dims,
+            drop_path_rate=network.drop_path_rate,
+            head_init_scale=network.head_init_scale,
+        )
+        if config.init:
+            weights = load_weights(Path(config.init).expanduser())
+            named = weights.class_names and weights.num_classes
+            rows = match_classes(weights.class_names or [], classes) if named else None
+            adapt = weights.options["in_chans"] != built.in_chans  # another number was asked for
+            load_into(built, weights, class_rows=rows, adapt_stem=adapt)
+    except ValueError as error:
+        raise UserError(f"--init {config.init}: {error}" if config.init else str(error)) from error
+    freeze_stages(built, network.freeze)
+    return built
+
+
+def freeze_stages(model: ConvNeXt, stages: int) -> None:
+    """Keep the weights of the first stages, with the stem and the downsamplings before them, as they are."""
+    for downsample, stage in list(zip(model.downsample_layers, model.stages, strict=True))[:stages]:
+        downsample.requires_grad_(False)
+        stage.requires_grad_(False)
+
+
+def create_timm(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """A network of timm's, from scratch; options that it does not take are left out.
+
+    Raises:
+        UserError: timm does not know the name
+    """
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(name.removeprefix(TIMM), num_classes=num_classes, **options)
+        return model
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"model {name}: timm refuses ({' '.join(str(error).split())})") from error
+
+
+def describe_foreign(path: Path) -> dict[str, Any]:
+    """What a file without our metadata turns out to hold, by the names of the metadata.
+
+    Raises:
+        UserError: see `models.weights.load_weights`
+    """
+    weights = _load(path)
+    return {"model": weights.model, "options": weights.options}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with trained weights, and how its images are to be prepared.
+
+    Args:
+        model: in evaluation mode, on its device
+        name: of the model
+        in_chans: channels of the images
+        num_classes: rows of the head; 0 where it gives features (B, D)
+        classes: names of the classes, where the file says
+        image_size: (height, width)
+        crop_pct: share of the short side that evaluation crops
+        mean, std: of pixels in 0..1
+    """
+
+    model: nn.Module
+    name: str
+    in_chans: int
+    num_classes: int
+    classes: list[str] | None
+    image_size: tuple[int, int]
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def open_network(
+    path: Path, device: torch.device, *, head: bool = True, image_size: int | None = None
+) -> Trained:
+    """A trained network from a run folder or a file.
+
+    Args:
+        path: see `models.weights.load_weights`; files of ours hold timm's networks as well
+        device: where to compute
+        head: whether to have the head; without it the network gives features
+        image_size: side of the images; none is that of the training, or 224
+
+    Raises:
+        UserError: no such weights, weights without a head where one is asked for, or a size that cannot be
+    """
+    header = read_header(weights_file(path))
+    options = header.get("options", {})
+    name = header.get("model", "")
+    if name.startswith(TIMM):
+        model = create_timm(name, len(header["class_names"]), **options)
+        model.load_state_dict(load_file(weights_file(path)))
+        if not head:
+            model.reset_classifier(0)  # type: ignore[operator]
+        num_classes = len(header["class_names"]) if head else 0
+    else:
+        weights = _load(path)
+        model = create_model_from(weights, num_classes=None if head else 0)
+        name, options, num_classes = weights.model, weights.options, model.num_classes
+    if head and num_classes == 0:
+        raise UserError(
+            f"{path} holds an encoder without a head: fine-tune it first (fcmae finetune --init {path})"
+        )
+    size = pair(image_size or tuple(header.get("image_size", (224, 224))))
+    stride = getattr(model, "stride", 1)
+    if size[0] % stride or size[1] % stride:
+        raise UserError(f"--image-size {size[0]}: choose a multiple of {stride}, the network's stride")
+    in_chans = options.get("in_chans", 3)
+    mean, std = channel_statistics(in_chans, header.get("mean"), header.get("std"))
+    crop_pct = header.get("crop_pct", 0.875)
+    classes = header.get("class_names")
+    return Trained(model.eval().to(device), name, in_chans, num_classes, classes, size, crop_pct, mean, std)
+
+
+def save_network(
+    state: dict[str, torch.Tensor],
+    config: FinetuneConfig,
+    classes: list[str],
+    metrics: dict[str, Any],
+    path: Path,
+) -> None:
+    """Write weights as a safetensors file that says all that is needed to use them, in JSON values.
+
+    Args:
+        state: of the network
+        config: complete
+        classes: names of the classes
+        metrics: what was measured of these weights
+        path: the file to write
+    """
+    network, in_chans = config.network, config.network.in_chans or 3
+    options: dict[str, Any] = {"in_chans": in_chans}
+    if not (config.model or "").startswith(TIMM):
+        named = {"stem_stride": network.stem_stride, "depths": network.depths, "dims": network.dims}
+        options |= {name: value for name, value in named.items() if value is not None}
+    mean, std = channel_statistics(in_chans, config.images.mean, config.images.std)
+    metadata = {
+        "format": FORMAT,
+        "model": config.model,
+        "options": options,
+        "class_names": classes,
+        "image_size": pair(config.image_size or 224),
+        "crop_pct": config.crop_pct,
+        "mean": mean,
+        "std": std,
+        "metrics": metrics,
+    }
+    weights = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    with write_atomically(path) as file:
+        file.write(save(weights, metadata={name: json.dumps(value) for name, value in metadata.items()}))
+
+
+def _load(path: Path) -> Weights:
+    try:
+        return load_weights(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error

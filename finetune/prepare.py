@@ -1,0 +1,160 @@
+"""Everything about a fine-tuning run that can be wrong, looked at before the network is built."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from fcmae.data.classes import find_classes
+from fcmae.data.config import DIGITS, NUM_DIGITS
+from fcmae.data.index import ImageIndex
+from fcmae.engine.errors import UserError
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
+from fcmae.engine.run_folder import RunFolder
+from finetune.config import TIMM, VOLATILE, FinetuneConfig
+from finetune.resolve import pair, resolve
+from models.sizes import find_size
+
+AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
+BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
+
+
+def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
+    """Complete the settings from the weights to start from, check them, list the images, claim the folder.
+
+    Nothing here imports torch, unless --init is a file without our metadata. The lists of images are kept in
+    the run: a resumed run sees the same images and the same split.
+
+    Returns:
+        the settings with nothing left open, and the folder of the run
+
+    Raises:
+        UserError: anything that would make the run fail later; the message names the value and the remedy
+    """
+    config = resolve(config)
+    check(config)
+    if config.out:
+        run = RunFolder(config.out)
+    else:
+        name = f"finetune-{data_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
+        run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
+    resuming = run.config.exists()
+    lists = {} if resuming else list_images(config)
+    num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
+    check_batch(config, num_images)
+    if resuming:
+        check_checkpoints(run)
+    run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
+    for split, index in lists.items():
+        index.save(index_file(run, split))
+    return config, run
+
+
+def index_file(run: RunFolder, split: str) -> Path:
+    """Where a run keeps its list of training (train) or validation (val) images."""
+    return run.path / f"{split}.npz"
+
+
+def data_name(data: str) -> str:
+    """What a run on this data is called."""
+    return data.rpartition("/")[2] if data.startswith(TIMM) else Path(data).resolve().name
+
+
+def check(config: FinetuneConfig) -> None:
+    """Refuse values that cannot work.
+
+    Raises:
+        UserError: see above
+    """
+    check_device(config.device)
+    check_network(config)
+    check_counts(
+        {
+            "epochs": config.epochs,
+            "network.in_chans": config.network.in_chans or 3,
+            "patience": 1 if config.patience is None else config.patience,
+            "augment.erase_count": config.augment.erase_count,
+        }
+    )
+    shares = {
+        "val_fraction": 0 < config.val_fraction < 1,
+        "train_fraction": 0 < config.train_fraction <= 1,
+        "crop_pct": 0 < config.crop_pct <= 1,
+        "layer_decay": 0 < config.layer_decay <= 1,
+        "ema_decay": config.ema_decay is None or 0 < config.ema_decay < 1,
+    }
+    for name, fits in shares.items():
+        if not fits:
+            raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
+    config.optim.check(config.epochs)
+    auto_augment = config.augment.auto_augment
+    if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
+        raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
+    if auto_augment is not None and config.network.in_chans not in (1, 3):
+        raise UserError(
+            f"augment.auto_augment is for images of 1 or 3 channels, not {config.network.in_chans}: "
+            "set it to null"
+        )
+    if not BEST.fullmatch(config.best):
+        raise UserError(
+            f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
+        )
+    if config.best.startswith("ema_") and config.ema_decay is None:
+        raise UserError(
+            f"best is {config.best}, and no moving average is kept: set ema_decay, or best to top1"
+        )
+
+
+def check_network(config: FinetuneConfig) -> None:
+    """Refuse a model, size or freezing that cannot work.
+
+    Raises:
+        UserError: see above
+    """
+    model, network = config.model or "", config.network
+    if model.startswith(TIMM):
+        if network.freeze or network.depths or network.dims or config.init:
+            raise UserError(
+                f"model {model}: --init, network.freeze, depths and dims are for our networks only"
+            )
+        return
+    try:
+        find_size(model)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if network.stem_stride not in (1, 2, 4):
+        raise UserError(f"network.stem_stride {network.stem_stride}: choose 4, 2 or 1")
+    if network.freeze not in range(5):
+        raise UserError(f"network.freeze is {network.freeze}: a network has 4 stages, so choose 0 to 4")
+    stride = 8 * network.stem_stride
+    height, width = pair(config.image_size or 224)
+    if height < 1 or width < 1 or height % stride or width % stride:
+        raise UserError(
+            f"image size {height} x {width} is not a multiple of the network's stride {stride}: "
+            f"choose multiples of {stride}, or a smaller network.stem_stride"
+        )
+
+
+def check_batch(config: FinetuneConfig, num_images: int) -> None:
+    """Refuse a batch that is larger than the data or that mixup cannot pair.
+
+    Raises:
+        UserError: see above
+    """
+    if not 1 <= config.batch_size <= num_images:
+        raise UserError(
+            f"batch size {config.batch_size} does not fit the {num_images} training images of {config.data}: "
+            f"choose --batch-size 1 to {num_images}"
+        )
+    if config.augment.mixes and (config.batch_size // config.optim.accumulate) % 2:
+        raise UserError(
+            f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / optim.accumulate "
+            f"{config.optim.accumulate} must be even"
+        )
+
+
+def list_images(config: FinetuneConfig) -> dict[str, ImageIndex]:
+    """The training and validation images of a folder; empty for data that is known by name."""
+    if config.data == DIGITS or config.data.startswith(TIMM):
+        return {}
+    train, val = find_classes(config.data, config.val_fraction, config.seed)
+    return {"train": train.index, "val": val.index}

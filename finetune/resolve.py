@@ -1,0 +1,100 @@
+"""Settings completed from what the weights to start from say about themselves."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fcmae.engine.errors import UserError
+from finetune.config import FinetuneConfig
+
+ALIASES = {"cifar10": "timm:torch/cifar10", "cifar100": "timm:torch/cifar100"}
+FROM_INIT = ("in_chans", "stem_stride", "depths", "dims")
+RUN_FILES = ("model.safetensors", "encoder.safetensors")  # of a fine-tuning run, of a pre-training run
+
+
+def resolve(config: FinetuneConfig) -> FinetuneConfig:
+    """The settings with model, network, image size and statistics taken from --init, or their defaults.
+
+    Raises:
+        UserError: no such weights, or weights of another model than --model
+    """
+    known = describe_init(Path(config.init).expanduser()) if config.init else {}
+    if config.model is not None and known and config.model != known["model"]:
+        raise UserError(
+            f"--init {config.init} holds {known['model']}, not {config.model}: leave --model out, "
+            "or give other weights"
+        )
+    options = known.get("options", {})
+    open_options = {
+        name: options[name] for name in FROM_INIT if name in options and getattr(config.network, name) is None
+    }
+    network = replace(config.network, **open_options)
+    network.in_chans = network.in_chans or 3
+    network.stem_stride = network.stem_stride or 4
+    images = replace(
+        config.images,
+        mean=config.images.mean or known.get("mean"),
+        std=config.images.std or known.get("std"),
+    )
+    return replace(
+        config,
+        data=ALIASES.get(config.data, config.data),
+        model=config.model or known.get("model") or "convnextv2_atto",
+        image_size=config.image_size or known.get("image_size") or 224,
+        network=network,
+        images=images,
+    )
+
+
+def describe_init(path: Path) -> dict[str, Any]:
+    """What weights say about themselves: model, options, image_size, mean, std, as far as they know.
+
+    Raises:
+        UserError: no such file, or none that holds weights
+    """
+    header = read_header(weights_file(path))
+    if not header:
+        from finetune.network import describe_foreign  # imports torch
+
+        header = describe_foreign(path)
+    return header
+
+
+def weights_file(path: Path) -> Path:
+    """The file that a run folder keeps its weights in; a file is itself.
+
+    Raises:
+        UserError: neither a file nor a folder with weights
+    """
+    file = next((path / name for name in RUN_FILES if (path / name).is_file()), path)
+    if path.is_dir() and file == path:
+        raise UserError(f"{path} holds neither of {', '.join(RUN_FILES)}: has that run got to its end?")
+    if not file.is_file():
+        raise UserError(f"{path}: no such weights; give a run folder, or a file of weights")
+    return file
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file of ours, whose values are JSON; empty for any other file.
+
+    Raises:
+        UserError: a damaged safetensors file
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
+    if not metadata.get("format", "").startswith('"fcmae.'):
+        return {}
+    return {name: json.loads(value) for name, value in metadata.items()}
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that may be given as one side."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
