@@ -1,6 +1,7 @@
 """Everything about a pre-training run that can be wrong, looked at before torch is imported."""
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from fcmae.config import VOLATILE, PretrainConfig
@@ -23,6 +24,7 @@ def prepare(config: PretrainConfig) -> RunFolder:
         UserError: anything that would make the run fail later; the message names the value and the remedy
     """
     check_geometry(config)
+    check_ranges(config)
     check_device(config.device)
     if config.out:
         run = RunFolder(config.out)
@@ -30,7 +32,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
         name = f"{Path(config.data).resolve().name}-{config.model}"
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
     resuming = run.config.exists()
-    num_images = NUM_DIGITS if config.data == DIGITS else len(list_images(config, run))
+    index = None if config.data == DIGITS else list_images(config, run)
+    num_images = NUM_DIGITS if index is None else len(index)
     if config.batch_size > num_images:
         raise UserError(
             f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
@@ -39,8 +42,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
     if resuming:
         check_checkpoints(run)
     run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
-    if config.data != DIGITS and not resuming:
-        list_images(config, run).save(index_file(run))
+    if index is not None and not index_file(run).exists():  # a resumed run may have been killed before this
+        index.save(index_file(run))
     return run
 
 
@@ -82,6 +85,25 @@ def check_geometry(config: PretrainConfig) -> None:
         "network.in_chans": config.network.in_chans,
         "decoder.dim": config.decoder.dim,
         "pictures_every": config.pictures_every,
+        "each of network.depths": min(config.network.depths or (1,)),
+        "each of network.dims": min(config.network.dims or (1,)),
     }
     check_counts(counts)
     config.optim.check(config.epochs)
+
+
+def check_ranges(config: PretrainConfig) -> None:
+    """Refuse numbers outside their range, and a layout whose engine is not installed.
+
+    Raises:
+        UserError: see above
+    """
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed is {config.seed}: it must be at least 0, and below 2^63")
+    if not 0 <= config.network.drop_path_rate < 1:
+        rate = config.network.drop_path_rate
+        raise UserError(f"network.drop_path_rate is {rate:g}: it must be at least 0, and below 1")
+    if config.layout == "minkowski" and find_spec("MinkowskiEngine") is None:
+        raise UserError(
+            "--layout minkowski needs MinkowskiEngine 0.5.4: the README says how to build it; or use tiles"
+        )
