@@ -1,6 +1,6 @@
 """Figures of a classifier on labelled images, each image counted once.
 
-Shapes: B batch, K classes.
+Shapes: B batch, K classes, C channels, H W pixels.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fcmae.data.broken import BrokenList
 from fcmae.data.labelled import Labelled
-from fcmae.data.once import read_once
-from fcmae.data.transforms import Size, resize_center_crop, to_float
+from fcmae.data.once import Reader
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
@@ -70,14 +69,8 @@ class Scores:
 def measure(
     predict: Callable[[Tensor], Tensor],
     data: Labelled,
+    reader: Reader,
     *,
-    image_size: Size,
-    crop_pct: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    batch_size: int,
-    workers: int,
-    device: torch.device,
     confusion: bool = False,
     broken: BrokenList | None = None,
 ) -> Scores:
@@ -86,25 +79,15 @@ def measure(
     Args:
         predict: normalised images (B, C, H, W) to logits (B, K), without gradients
         data: images and labels
-        image_size, crop_pct: see `resize_center_crop`
-        mean, std: of pixels in 0..1
-        batch_size: images of one batch and process
-        workers: processes that read
-        device: where to compute
+        reader: prepares the images
         confusion: also count which class is taken for which
         broken: where to list images that cannot be read
     """
-    scores = Scores(len(data.classes), device, confusion)
-    transform = resize_center_crop(image_size, crop_pct)
-    blank = len(mean), image_size
-    batches = read_once(
-        data.source, transform, blank=blank, batch_size=batch_size, workers=workers, device=device
-    )
-    for batch in batches:
+    scores = Scores(len(data.classes), reader.device, confusion)
+    for view in reader.read_once(data.source):
         if broken is not None:
-            broken.add(data.source, batch.broken)
-        logits = predict(to_float(batch.to(device).data, mean, std))
-        shown = batch.shown[batch.shown >= 0]
-        scores.add(logits[(batch.shown >= 0).to(device)], data.labels[shown].to(device))
+            broken.add(data.source, view.broken)
+        labels = data.labels[view.kept_numbers()]
+        scores.add(view.keep(predict(view.images)), labels.to(reader.device))
     scores.gather()
     return scores

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from fcmae.data.dataset import choose_workers
+from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
@@ -118,6 +120,11 @@ class Trained:
     crop_pct: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def reader(self, batch_size: int, workers: int | None, device: torch.device) -> Reader:
+        """Prepares images for this network; workers are chosen where none is given."""
+        workers = choose_workers(device) if workers is None else workers
+        return Reader(self.image_size, self.crop_pct, self.mean, self.std, batch_size, workers, device)
 
 
 def open_network(

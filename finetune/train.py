@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
+from fcmae.data.once import Reader
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
@@ -95,6 +96,9 @@ class FinetuneTask(Task):
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")
         workers = config.images.workers
         self.workers = choose_workers(device) if workers is None else workers
+        self.reader = Reader(
+            self.size, config.crop_pct, self.mean, self.std, config.batch_size, self.workers, device
+        )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)
@@ -142,18 +146,7 @@ class FinetuneTask(Task):
         return figures
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
-        scores = measure(
-            model.eval(),
-            self.val_data,
-            image_size=self.size,
-            crop_pct=self.config.crop_pct,
-            mean=self.mean,
-            std=self.std,
-            batch_size=self.config.batch_size,
-            workers=self.workers,
-            device=self.device,
-            broken=self.broken_val,
-        )
+        scores = measure(model.eval(), self.val_data, self.reader, broken=self.broken_val)
         return scores.figures()
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,7 +159,7 @@ class FinetuneTask(Task):
             self.ema.module.load_state_dict(state["ema"])
 
     def write_results(self) -> None:
-        """Keep the weights of the best epoch so far, averaged ones if `best` says so, as model.safetensors."""
+        """Write the weights of the best epoch so far, averaged ones if `best` says so: model.safetensors."""
         checkpoints = Checkpoints(self.run.checkpoints)
         if not checkpoints.best.exists():
             return

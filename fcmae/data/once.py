@@ -4,56 +4,86 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fcmae.data.dataset import Batch, ImageSource, Item, Loader, collate
+from fcmae.data.dataset import ImageSource, Item, Loader, collate
 from fcmae.data.decode import BrokenImage
-from fcmae.data.transforms import Size, Transform
+from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
 from fcmae.engine.distributed import current_world
 
-NOTHING = -1  # `shown` of a row that holds no image
+NOTHING = -1  # number of a row that holds no image
 
 
-def read_once(
-    source: ImageSource,
-    transform: Transform,
-    *,
-    blank: tuple[int, Size],
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """This process's share of all images: process r of w reads images r, r + w, r + 2 w and so on.
-
-    A broken image, and the filling that gives every process equally many rows (a sharded network needs them
-    all to take part), is a black image whose `shown` is -1. Leave such rows out of every count: then each
-    image counts once, however ragged the last batch and however many the processes.
+@dataclass(frozen=True)
+class View:
+    """A batch of images to look at.
 
     Args:
-        source: the images
-        transform: from uint8 (C, H', W') to uint8 (C, H, W), without randomness
-        blank: channels and (height, width) of the black image
+        images: normalised float32 (B, C, H, W), on the device
+        numbers: int64 (B,), on the CPU; -1 where the row holds no image
+        broken: (number, reason) of images that could not be read
+    """
+
+    images: Tensor
+    numbers: Tensor
+    broken: list[tuple[int, str]]
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """The rows (B, ...) that belong to an image."""
+        return rows[(self.numbers != NOTHING).to(rows.device)]
+
+    def kept_numbers(self) -> Tensor:
+        """The numbers of the images, in the order of `keep`."""
+        return self.numbers[self.numbers != NOTHING]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How images are prepared where nothing is left to chance.
+
+    Args:
+        image_size, crop_pct: see `resize_center_crop`
+        mean, std: of pixels in 0..1, one number a channel
         batch_size: images of one batch and process; the last batch has what is left
         workers: processes that read; 0 reads in this one
-        device: on cuda, batches arrive in pinned memory
+        device: where the images go
     """
-    world = current_world()
-    share = -(-len(source) // world.size)
-    numbers = [world.rank + i * world.size for i in range(share)]
-    loader = DataLoader(
-        _OnceDataset(source, transform, torch.zeros(blank[0], *blank[1], dtype=torch.uint8)),
-        batch_size=batch_size,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would draw from the global one
-    )
-    yield from Loader(loader)
+
+    image_size: Size
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int
+    workers: int
+    device: torch.device
+
+    def read_once(self, source: ImageSource) -> Iterator[View]:
+        """This process's share of all images: process r of w reads images r, r + w, r + 2 w and so on.
+
+        A broken image, and the filling that gives every process equally many rows (a sharded network needs
+        them all to take part), is a black image without a number. Leave such rows out of every count: then
+        each image counts once, however ragged the last batch and however many the processes.
+        """
+        world = current_world()
+        share = -(-len(source) // world.size)
+        blank = torch.zeros(len(self.mean), *self.image_size, dtype=torch.uint8)
+        loader = DataLoader(
+            _OnceDataset(source, resize_center_crop(self.image_size, self.crop_pct), blank),
+            batch_size=self.batch_size,
+            sampler=[world.rank + i * world.size for i in range(share)],
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        for batch in Loader(loader):
+            images = to_float(batch.to(self.device).data, self.mean, self.std)
+            yield View(images, batch.shown, batch.broken)
 
 
 class _OnceDataset(Dataset[Item]):

@@ -9,8 +9,7 @@ from PIL import Image
 import fcmae.data.once
 from fcmae.data.dataset import FolderSource
 from fcmae.data.index import ImageIndex
-from fcmae.data.once import read_once
-from fcmae.data.transforms import resize_center_crop
+from fcmae.data.once import Reader
 from fcmae.engine.distributed import World
 
 N = 11
@@ -37,24 +36,14 @@ def test_every_readable_image_counts_once(
     batches = []
     for rank in range(world):
         monkeypatch.setattr(fcmae.data.once, "current_world", lambda rank=rank: World(rank, world))
-        transform = resize_center_crop((8, 8), 1.0)
-        mine = list(
-            read_once(
-                source,
-                transform,
-                blank=(1, (8, 8)),
-                batch_size=4,
-                workers=workers,
-                device=torch.device("cpu"),
-            )
-        )
-        batches.append([len(batch.shown) for batch in mine])
-        for batch in mine:
-            broken += [i for i, _ in batch.broken]
-            for row, i in zip(batch.data, batch.shown.tolist(), strict=True):
-                if i >= 0:
-                    assert i not in seen
-                    seen[i] = int(row.max())
+        reader = Reader((8, 8), 1.0, (0.0,), (1.0,), 4, workers, torch.device("cpu"))
+        mine = list(reader.read_once(source))
+        batches.append([len(view.numbers) for view in mine])
+        for view in mine:
+            broken += [i for i, _ in view.broken]
+            for row, i in zip(view.keep(view.images), view.kept_numbers().tolist(), strict=True):
+                assert i not in seen
+                seen[i] = round(255 * float(row.max()))
     assert seen == {i: 10 * i for i in range(N) if i != 6}
     assert broken == [6]
     assert all(shape == batches[0] for shape in batches)  # collective operations need equal numbers

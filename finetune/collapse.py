@@ -1,0 +1,78 @@
+"""Feature collapse: how alike the channels of each block have become.
+
+Shapes: B batch, C channels, H W positions.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fcmae.engine.files import write_atomically
+from fcmae.engine.pictures import BLUE, DPI, GREY
+from models.convnext import ConvNeXt
+
+
+def channel_distance(x: Tensor) -> Tensor:
+    """Mean over pairs of channels of (1 - cos) / 2, for each image: (B, H, W, C) to (B,).
+
+    The measure of ConvNeXt V2 (arXiv 2301.00808, section 4): 0 where all channels are alike, about 1/2 where
+    they have nothing in common. A pair is two different channels.
+    """
+    channels = x.shape[-1]
+    units = F.normalize(x.flatten(1, -2).double(), dim=1)
+    total = (
+        units.sum(2).square().sum(1)
+    )  # of the cosines of all pairs, the C of a channel with itself included
+    alone = units.square().sum((1, 2))
+    return (1 - (total - alone) / (channels * (channels - 1))) / 2
+
+
+@torch.no_grad()
+def collapse_by_block(model: ConvNeXt, images: Tensor) -> dict[str, float]:
+    """`channel_distance` after each block, mean over the images: name of the block to distance.
+
+    Args:
+        images: normalised (B, C, H, W)
+    """
+    found: dict[str, float] = {}
+
+    def record(name: str, output: Tensor) -> None:
+        found[name] = float(channel_distance(output).mean())
+
+    blocks = [
+        (f"stages.{i}.{j}", block)
+        for i, stage in enumerate(model.stages.children())
+        for j, block in enumerate(stage.children())
+    ]
+    hooks = [
+        block.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+        for name, block in blocks
+    ]
+    try:
+        model.forward_stages(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def draw_collapse(distances: dict[str, float], path: Path) -> None:
+    """Draw the distance of each block in the order of the network."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(distances))
+    axes.plot(places, list(distances.values()), color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.set_ylim(0, 0.6)
+    step = -(-len(distances) // 18)
+    axes.set_xticks(list(places)[::step], list(distances)[::step], rotation=45, ha="right", fontsize=8)
+    axes.set_title(
+        "distance of channels, mean of (1 - cos) / 2: near 0 they have collapsed", loc="left", fontsize=10
+    )
+    axes.tick_params(colors=GREY, length=3)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)

@@ -1,0 +1,103 @@
+"""Measuring a trained classifier on labelled images.
+
+Shapes: K classes.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcmae.data.classes import find_val_classes
+from fcmae.data.config import DIGITS
+from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
+from fcmae.engine.distributed import current_world
+from fcmae.engine.errors import UserError
+from fcmae.engine.precision import autocast, pick_device
+from finetune.config import TIMM, FinetuneConfig
+from finetune.figures import write_report
+from finetune.inputs import check_classes
+from finetune.measure import measure
+from finetune.network import Trained, open_network
+from finetune.resolve import ALIASES
+
+
+def evaluate(
+    weights: Path,
+    data: str,
+    *,
+    out: Path | None = None,
+    data_root: str = "data",
+    image_size: int | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    precision: str = "float32",
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Top-1, top-5, mean per-class accuracy (percent), loss and images/s; each readable image counts once.
+
+    Args:
+        weights: run folder or file, see `open_network`
+        data: folder of classes, or one with val/; digits (the part kept for validation); or a name of timm's
+        out: folder for the figures, the confusion matrix and the worst classes
+        data_root: where a data set given by name lies
+        image_size: side in pixels; none is that of the training. At 384 and above images are resized to it,
+            below that their short side is resized to image_size / crop_pct and the centre is cropped
+        batch_size: images of one batch and process
+        workers: processes that read; none chooses
+        precision: float32, bf16 or fp16
+        device: see `pick_device`
+
+    Raises:
+        UserError: weights or data that cannot be read, or that do not know the same classes
+    """
+    at = pick_device(device)
+    network = open_network(weights, at, image_size=image_size)
+    labelled = relabel(open_validation(data, data_root, network), network, data, weights)
+    started = time.monotonic()
+    with torch.inference_mode(), autocast(precision, at):
+        reader = network.reader(batch_size, workers, at)
+        scores = measure(network.model, labelled, reader, confusion=out is not None)
+    images = int(scores.images.sum())
+    if images == 0:
+        raise UserError(f"{data}: none of the {len(labelled.labels)} images can be read")
+    figures = {
+        **scores.figures(),
+        "images": images,
+        "unreadable": len(labelled.labels) - images,
+        "images_per_s": images / (time.monotonic() - started),
+    }
+    if out is not None and current_world().is_main:
+        write_report(scores, figures, labelled.classes, out)
+    return figures
+
+
+def open_validation(data: str, data_root: str, network: Trained) -> Labelled:
+    """The labelled images to measure on, in the channels of the network."""
+    if data == DIGITS:
+        defaults = FinetuneConfig()
+        height, _ = network.image_size
+        return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
+    name = ALIASES.get(data, data)
+    if name.startswith(TIMM):
+        return from_timm(name.removeprefix(TIMM), data_root, "validation", network.in_chans)
+    return from_folders(find_val_classes(data), network.in_chans)
+
+
+def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:
+    """The images with the numbers that the network gives the classes.
+
+    Raises:
+        UserError: the network does not know the classes, or has another number of nameless ones
+    """
+    check_classes(labelled.classes, network.classes, data, weights)
+    if network.classes is None:
+        if len(labelled.classes) != network.num_classes:
+            raise UserError(
+                f"{data} has {len(labelled.classes)} classes and the head of {weights} has "
+                f"{network.num_classes}: measure on the data it was trained for, or fine-tune it on this"
+            )
+        return labelled
+    places = torch.tensor([network.classes.index(name) for name in labelled.classes])
+    return Labelled(labelled.source, places[labelled.labels], network.classes)

@@ -1,0 +1,134 @@
+"""Using a trained network on images without labels: classes as CSV, features as npz.
+
+Shapes: B batch, N images, D features of an image.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcmae.data.broken import BrokenList
+from fcmae.data.dataset import FolderSource
+from fcmae.data.index import ImageIndex
+from fcmae.engine.errors import UserError
+from fcmae.engine.files import write_atomically
+from fcmae.engine.precision import pick_device
+from finetune.network import Trained, open_network
+
+
+def predict(
+    weights: Path,
+    images: Path,
+    out: Path,
+    *,
+    topk: int = 5,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+) -> tuple[int, int]:
+    """Write the likeliest classes of each image of a folder, row by row while it reads.
+
+    The columns are file, class_1, probability_1, class_2 and so on. Broken files are listed beside the table,
+    in <out>.broken.txt.
+
+    Args:
+        weights: run folder or file, see `open_network`
+        images: folder of images, any tree and any size
+        out: CSV file to write
+        topk: classes of an image
+        batch_size: images of one batch
+        workers: processes that read; none chooses
+        device: see `pick_device`
+
+    Returns:
+        images that were classified, and broken ones
+
+    Raises:
+        UserError: weights or images that cannot be read, or a file that cannot be written
+    """
+    network = open_network(weights, pick_device(device))
+    classes = network.classes or [str(number) for number in range(network.num_classes)]
+    topk = min(topk, len(classes))
+    source = FolderSource(ImageIndex.scan(images), network.in_chans)
+    broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
+    columns = [f"{name}_{rank}" for rank in range(1, topk + 1) for name in ("class", "probability")]
+    count = 0
+    try:
+        with out.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file", *columns])
+            for numbers, logits in outputs(network, source, broken, batch_size, workers):
+                found = logits.softmax(1).topk(topk)
+                for number, shares, places in zip(numbers, *map(Tensor.tolist, found), strict=True):
+                    pairs = zip(places, shares, strict=True)
+                    cells = [cell for place, share in pairs for cell in (classes[place], f"{share:.4f}")]
+                    table.writerow([source.name(number), *cells])
+                count += len(numbers)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    return count, len(broken)
+
+
+def embed(
+    weights: Path,
+    images: Path,
+    out: Path,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+) -> tuple[int, int]:
+    """Write the features of each image of a folder: an npz of `features` float32 (N, D) and `files` (N,).
+
+    Features are the last stage's, averaged over positions and normalised: what the head is given.
+
+    Args:
+        weights, images, batch_size, workers, device: see `predict`; weights may be a bare encoder's
+        out: npz file to write
+
+    Returns:
+        images that were read, and broken ones, which are listed in <out>.broken.txt
+
+    Raises:
+        UserError: see `predict`
+    """
+    network = open_network(weights, pick_device(device), head=False)
+    source = FolderSource(ImageIndex.scan(images), network.in_chans)
+    broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
+    names: list[str] = []
+    features: list[np.ndarray] = []
+    for numbers, values in outputs(network, source, broken, batch_size, workers):
+        names += [source.name(number) for number in numbers]
+        features.append(values.cpu().numpy())
+    try:
+        with write_atomically(out) as file:
+            np.savez(file, features=np.concatenate(features), files=np.array(names))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
+    return len(names), len(broken)
+
+
+@torch.inference_mode()
+def outputs(
+    network: Trained, source: FolderSource, broken: BrokenList, batch_size: int, workers: int | None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The numbers of readable images, batch by batch, and what the network gives for them: float32 (B, D).
+
+    Raises:
+        UserError: no image can be read
+    """
+    source.check()
+    device = next(network.model.parameters()).device
+    for view in network.reader(batch_size, workers, device).read_once(source):
+        broken.add(source, view.broken)
+        yield view.kept_numbers().tolist(), view.keep(network.model(view.images).float())
+
+
+def fresh(path: Path) -> Path:
+    """A path that holds nothing of a former call."""
+    path.unlink(missing_ok=True)
+    return path

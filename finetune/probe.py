@@ -1,0 +1,68 @@
+"""What an encoder is worth before it is fine-tuned: k-NN, a linear classifier, feature collapse."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fcmae.data.features import extract_features
+from fcmae.engine.precision import pick_device
+from fcmae.engine.probe import knn_accuracy, linear_accuracy
+from finetune.collapse import collapse_by_block, draw_collapse
+from finetune.data import open_splits
+from finetune.network import open_network
+from models.convnext import ConvNeXt
+
+COLLAPSE_IMAGES = 64
+
+
+def probe(
+    weights: Path,
+    data: str,
+    *,
+    collapse: Path | None = None,
+    data_root: str = "data",
+    val_fraction: float = 0.2,
+    limit: int | None = None,
+    neighbors: int = 20,
+    image_size: int | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Top-1 (percent) of k-NN and of a linear classifier on frozen features, and the features' collapse.
+
+    Args:
+        weights: run folder or file, see `open_network`; a head is not used
+        data: see `FinetuneConfig.data`
+        collapse: PNG of the distance of channels by block
+        data_root, val_fraction: see `FinetuneConfig`
+        limit: about how many training images to use at most
+        neighbors: of k-NN
+        image_size: side in pixels; none is that of the training
+        batch_size: images of one batch
+        workers: processes that read; none chooses
+        device: see `pick_device`
+
+    Raises:
+        UserError: weights or data that cannot be read
+    """
+    at = pick_device(device)
+    network = open_network(weights, at, head=False, image_size=image_size)
+    reader = network.reader(batch_size, workers, at)
+    splits = open_splits(
+        data, network.in_chans, network.image_size[0], data_root=data_root, val_fraction=val_fraction, seed=0
+    )
+    train = extract_features(network.model, splits[0], reader, limit)
+    val = extract_features(network.model, splits[1], reader)
+    figures: dict[str, Any] = {
+        "knn": knn_accuracy(train, val, neighbors),
+        "linear": linear_accuracy(train, val),
+        "train_images": len(train[1]),
+        "val_images": len(val[1]),
+    }
+    if isinstance(network.model, ConvNeXt):
+        view = next(replace(reader, batch_size=COLLAPSE_IMAGES, workers=0).read_once(splits[1].source))
+        figures["collapse"] = collapse_by_block(network.model, view.keep(view.images))
+        if collapse is not None:
+            draw_collapse(figures["collapse"], collapse)
+    return figures
