@@ -5,11 +5,17 @@ import sys
 from collections.abc import Callable
 
 from fcmae.engine.errors import UserError
-from launch import commands
+from launch import commands, second_stage
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "pretrain": (commands.pretrain, "train an encoder on images without labels"),
     "reconstruct": (commands.reconstruct, "draw what a run makes of hidden patches"),
+    "finetune": (second_stage.finetune, "train on labels, from an encoder or from scratch"),
+    "evaluate": (second_stage.evaluate, "measure a classifier on labelled images"),
+    "probe": (second_stage.probe, "measure an encoder without training it"),
+    "predict": (second_stage.predict, "classify a folder of images"),
+    "embed": (second_stage.embed, "write the features of a folder of images"),
+    "export": (second_stage.export, "convert weights to onnx, timm, transformers or torch"),
     "info": (commands.info, "list the sizes: parameters, multiply-adds, activations"),
 }
 

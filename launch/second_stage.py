@@ -1,0 +1,184 @@
+"""The commands that use an encoder: fine-tune, evaluate, probe, predict, embed, export."""
+
+from pathlib import Path
+from typing import Any
+
+from fcmae.engine.errors import UserError
+from fcmae.engine.recipes import names_option, with_recipe
+from fcmae.engine.settings import Parser, settings_parser, to_settings
+from finetune.config import FinetuneConfig
+from finetune.inputs import check_images, check_labelled, check_out, check_weights
+
+FORMATS = ("onnx", "timm", "transformers", "torch")
+DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME"
+
+
+def finetune(argv: list[str]) -> int:
+    """Train a classifier on labels."""
+    parser = settings_parser(
+        FinetuneConfig,
+        "fcmae finetune",
+        "Train on labels, from --init or from scratch. Without --data: built-in digits. Without --config: "
+        "the recipe 'digits' or, for other data, 'small_folder'. The same command again resumes the run.",
+    )
+    default = "small_folder" if names_option(argv, "--data") else "digits"
+    config = to_settings(FinetuneConfig, parser.read(with_recipe(argv, "finetune", default)))
+    from finetune.prepare import prepare
+
+    config, run = prepare(config)
+    from finetune.train import finetune as start
+
+    origin = f"from {config.init}" if config.init else "from scratch"
+    print(f"fine-tuning {config.model} {origin} on {config.data}; run folder: {run.path}")
+    summary = start(config, run)
+    if summary.interrupted is not None:
+        print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
+        return 128 + summary.interrupted
+    figures = [record for record in run.records() if "epoch_loss" in record]
+    shown = [f"{name} {figures[-1][name]:.2f}" for name in ("top1", "ema_top1") if name in figures[-1]]
+    print(
+        f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
+        f"  run folder  {run.path}\n"
+        f"  last epoch  {', '.join(shown)}\n"
+        f"  look at     {run.path / 'curves.png'}\n"
+        f"  weights     {run.path / 'model.safetensors'} (of the epoch with the best {config.best})"
+    )
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    """Measure a trained classifier."""
+    parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
+    parser.add_argument("--data", default="digits", help=DATA_HELP)
+    parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
+    parser.add_argument("--out", type=Path | None, default=None, help="folder for the confusion matrix")
+    parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")
+    options = parser.read(argv)
+    check_weights(options.weights, options.device)
+    check_labelled(options.data, options.weights)
+    if options.out is not None:
+        check_out(options.out)
+    from finetune.evaluate import evaluate as start
+
+    figures = start(**vars(options))
+    print(
+        f"top-1 {figures['top1']:.2f} %, top-5 {figures['top5']:.2f} %, mean per class "
+        f"{figures['mean_class']:.2f} %, loss {figures['val_loss']:.4f}\n"
+        f"{figures['images']} images, {figures['unreadable']} unreadable, "
+        f"{figures['images_per_s']:.0f} images/s"
+    )
+    if options.out is not None:
+        print(f"look at {options.out / 'confusion.png'} and {options.out / 'worst_classes.png'}")
+    return 0
+
+
+def probe(argv: list[str]) -> int:
+    """Measure frozen features."""
+    parser = weights_parser("fcmae probe", "Measure frozen features: k-NN, a linear classifier, collapse.")
+    parser.add_argument("--data", default="digits", help=DATA_HELP)
+    parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
+    parser.add_argument(
+        "--val_fraction", type=float, default=0.2, help="share of a single tree to measure on"
+    )
+    parser.add_argument("--limit", type=int | None, default=None, help="most training images to use")
+    parser.add_argument("--neighbors", type=int, default=20, help="of k-NN")
+    parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
+    parser.add_argument(
+        "--collapse", type=Path | None, default=None, help="PNG: distance of channels by block"
+    )
+    options = parser.read(argv)
+    check_weights(options.weights, options.device)
+    if options.collapse is not None:
+        check_out(options.collapse)
+    from finetune.probe import probe as start
+
+    figures = start(**vars(options))
+    print(
+        f"k-NN {figures['knn']:.2f} %, linear {figures['linear']:.2f} % "
+        f"({figures['train_images']} training and {figures['val_images']} validation images)"
+    )
+    if options.collapse is not None:
+        print(f"look at {options.collapse}")
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    """Classify a folder of images."""
+    parser = images_parser(
+        "fcmae predict", "Classify images: a table of file, classes, probabilities.", "csv"
+    )
+    parser.add_argument("--topk", type=int, default=5, help="classes of an image")
+    options = read_images_options(parser, argv)
+    from finetune.predict import predict as start
+
+    return report(*start(**vars(options)), options.out)
+
+
+def embed(argv: list[str]) -> int:
+    """Write the features of a folder of images."""
+    parser = images_parser(
+        "fcmae embed", "Features of images, as npz: features (N, D) and files (N,).", "npz"
+    )
+    options = read_images_options(parser, argv)
+    from finetune.predict import embed as start
+
+    return report(*start(**vars(options)), options.out)
+
+
+def export(argv: list[str]) -> int:
+    """Convert trained weights for other tools."""
+    parser = Parser("fcmae export", "Convert weights for other tools, and check that the outputs agree.")
+    parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
+    parser.add_argument("--format", default="onnx", choices=list(FORMATS), help="form to write")
+    parser.add_argument("--out", type=Path, required=True, help="file or folder to write")
+    parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
+    options = parser.read(argv)
+    check_weights(options.weights, "cpu")
+    check_out(options.out)
+    from finetune.export import export as start
+
+    size = None if options.image_size is None else (options.image_size, options.image_size)
+    exported = start(options.weights, options.format, options.out, size)
+    print(f"wrote {exported.path}; its outputs differ from ours by {exported.difference:.1e} at most")
+    return 0
+
+
+def weights_parser(prog: str, description: str) -> Parser:
+    """A parser with the options of every command that runs a trained network."""
+    parser = Parser(prog, description)
+    parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
+    parser.add_argument("--workers", type=int | None, default=None, help="processes that read images")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser
+
+
+def images_parser(prog: str, description: str, suffix: str) -> Parser:
+    """A parser of a command that reads a folder of images and writes one file."""
+    parser = weights_parser(prog, description)
+    parser.add_argument("--images", type=Path, required=True, help="folder of images, any tree")
+    parser.add_argument("--out", type=Path, default=Path(f"results.{suffix}"), help=f"{suffix} file to write")
+    return parser
+
+
+def read_images_options(parser: Parser, argv: list[str]) -> Any:
+    """Options of predict and embed, checked before torch is imported.
+
+    Raises:
+        UserError: weights, images or a place to write that are not there
+    """
+    options = parser.read(argv)
+    check_weights(options.weights, options.device)
+    check_images(options.images)
+    check_out(options.out)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: it must be at least 1")
+    return options
+
+
+def report(images: int, broken: int, out: Path) -> int:
+    """Say what was written."""
+    listed = f"; {broken} broken files are listed in {out}.broken.txt" if broken else ""
+    print(f"wrote {out}: {images} images{listed}")
+    return 0
