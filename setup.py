@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
 
-TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist", "timm>=1.0.20", "transformers>=4.50"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
+TESTS = [*ONNX, "pytest>=8", "pytest-timeout", "pytest-xdist", "timm>=1.0.20", "transformers>=4.50"]
 DEV = [*TESTS, "mypy>=1.15", "ruff>=0.12", "types-PyYAML"]
 
 setup(
@@ -19,8 +20,12 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["fcmae*", "finetune*", "models*", "launch*"]),
-    package_data={"fcmae": ["recipes/*.yaml", "py.typed"], "finetune": ["recipes/*.yaml", "py.typed"],
-                  "models": ["py.typed"], "launch": ["py.typed"]},
+    package_data={
+        "fcmae": ["recipes/*.yaml", "py.typed"],
+        "finetune": ["recipes/*.yaml", "py.typed"],
+        "models": ["py.typed"],
+        "launch": ["py.typed"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -37,7 +42,13 @@ setup(
         "scikit-learn>=1.4",
         "pillow>=10",
     ],
-    extras_require={"minkowski": ["MinkowskiEngine==0.5.4"], "tiff": ["tifffile"], "tests": TESTS, "dev": DEV},
+    extras_require={
+        "minkowski": ["MinkowskiEngine==0.5.4"],
+        "onnx": ONNX,
+        "tiff": ["tifffile"],
+        "tests": TESTS,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["fcmae=launch.cli:main"]},
     zip_safe=False,
 )

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,12 @@ TOLERANCE = 1e-4  # largest difference that is accepted, as a share of the large
 DEFAULT_IMAGE_SIZE = (224, 224)
 CROP_SHARE = 0.875  # of the resized image, below 384 pixels: the evaluation rule of the ConvNeXt papers
 PROTOBUF_LIMIT = 1.8e9  # bytes; an ONNX file holds less than 2 GiB, larger weights go beside it
+TOOLS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "timm": ("timm",),
+    "transformers": ("transformers",),
+    "torch": ("torch",),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ def export(
         raise UserError(f"{out}: exists already; choose another --out, or delete it")
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}; make it first")
+    if format == "torch" and out.suffix != ".pt2":
+        raise UserError(f"{out}: torch.export's files end in .pt2; choose another --out")
+    _check_tools(format)
     try:
         loaded = load_weights(weights)
     except ValueError as error:
@@ -70,13 +79,16 @@ def export(
     size = image_size or loaded.image_size or DEFAULT_IMAGE_SIZE
     if size[0] % model.stride or size[1] % model.stride:
         raise UserError(f"image size {size[0]} x {size[1]}: choose multiples of {model.stride}")
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder, torch.inference_mode():
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+        torch.inference_mode(),
+    ):
         read = WRITERS[format](model, loaded, size, Path(folder) / out.name)
         difference = _largest_difference(model, read, (model.in_chans, *size))
         if not difference <= TOLERANCE:  # not a number is no agreement either
             raise UserError(
-                f"{weights}: as {format} the outputs differ by {difference:.1e} of the largest one, more than "
-                f"{TOLERANCE:.0e}; nothing was written"
+                f"{weights}: as {format} the outputs differ by {difference:.1e} of the largest one, which is "
+                f"more than {TOLERANCE:.0e}; nothing was written"
             )
         for path in Path(folder).iterdir():
             os.replace(path, out.with_name(path.name))
@@ -95,9 +107,8 @@ def _largest_difference(model: ConvNeXt, read: Reader, shape: tuple[int, int, in
 
 
 def _write_onnx(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: Path) -> Reader:
-    for tool in ("onnx", "onnxscript"):
-        _import(tool, "pip install 'fcmae[onnx]'")
-    runtime = _import("onnxruntime", "pip install 'fcmae[onnx]'")
+    import onnxruntime
+
     program = torch.onnx.export(
         model,
         (torch.zeros(2, model.in_chans, *size),),
@@ -111,13 +122,11 @@ def _write_onnx(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: 
     program.model.metadata_props.update(_describe(weights, size))
     bytes_in_all = sum(tensor.nbytes for tensor in model.state_dict().values())
     program.save(path, external_data=bytes_in_all > PROTOBUF_LIMIT)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _write_torch(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: Path) -> Reader:
-    if path.suffix != ".pt2":
-        raise UserError(f"{path.name}: torch.export's files end in .pt2; choose another --out")
     images = torch.zeros(2, model.in_chans, *size)
     program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(_describe(weights, size))})
@@ -126,27 +135,105 @@ def _write_torch(model: ConvNeXt, weights: Weights, size: tuple[int, int], path:
 
 
 def _write_timm(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: Path) -> Reader:
-    timm = _import("timm", "pip install timm")
+    import timm
+
     if weights.options["stem_stride"] == 2:
-        raise UserError("timm's ConvNeXt halves the map once more after a stem of stride 2: choose onnx or torch")
-    widths = [stage[-1].dwconv.out_channels for stage in model.stages]  # type: ignore[index, union-attr]
+        raise UserError("timm halves the map once more after a stem of stride 2: choose another --format")
     arguments = {
-        "depths": [len(stage) for stage in model.stages],  # type: ignore[arg-type]
-        "dims": widths,
+        "depths": weights.size.depths,
+        "dims": weights.size.dims,
         "patch_size": weights.options["stem_stride"],
         "in_chans": model.in_chans,
     }
-    theirs = timm.create_model(weights.model, num_classes=model.num_classes, **arguments)
+    settings = {
+        "input_size": (model.in_chans, *size),
+        "interpolation": "bicubic",
+        "crop_pct": _crop_share(size),
+        "first_conv": "stem.0",
+        "classifier": "head.fc",
+    }
+    if weights.mean and weights.std:
+        settings |= {"mean": weights.mean, "std": weights.std}
+    theirs = timm.create_model(
+        weights.model, pretrained_cfg=settings, num_classes=model.num_classes, **arguments
+    )
     first = theirs.state_dict()["stages.0.blocks.0.mlp.fc1.weight"]
     theirs.load_state_dict(to_timm(model.state_dict(), pointwise_convs=first.ndim == 4))
-    theirs.pretrained_cfg.update(input_size=(model.in_chans, *size), crop_pct=_crop_share(size))
-    if weights.mean and weights.std:
-        theirs.pretrained_cfg.update(mean=weights.mean, std=weights.std)
     labels = {"label_names": weights.class_names} if weights.class_names else {}
-    timm.models.save_for_hf(theirs, path, labels, arguments, safe_serialization=True)
+    timm.models.save_for_hf(theirs, str(path), labels, arguments, safe_serialization=True)
     reader: Reader = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     return reader
 
 
 def _write_transformers(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: Path) -> Reader:
-    transformers = _import("transformers", "pip install transformers")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    generation = "ConvNextV2" if weights.model.startswith("convnextv2") else "ConvNext"
+    kind = getattr(transformers, generation + ("ForImageClassification" if model.num_classes else "Model"))
+    config = kind.config_class(
+        num_channels=model.in_chans,
+        patch_size=weights.options["stem_stride"],
+        depths=list(weights.size.depths),
+        hidden_sizes=list(weights.size.dims),
+        image_size=list(size),
+        layer_norm_eps=model.norm.eps,
+        num_labels=model.num_classes,
+    )
+    if weights.class_names:
+        config.id2label = dict(enumerate(weights.class_names))
+        config.label2id = {name: label for label, name in config.id2label.items()}
+    theirs = kind(config)
+    theirs.load_state_dict(to_transformers(model.state_dict()))
+    theirs.save_pretrained(path)
+    if weights.mean and weights.std and size[0] == size[1]:  # the processor knows square images only
+        processor = transformers.ConvNextImageProcessor(
+            size={"shortest_edge": size[0]},
+            crop_pct=_crop_share(size),
+            image_mean=weights.mean,
+            image_std=weights.std,
+        )
+        processor.save_pretrained(path)
+    saved = kind.from_pretrained(path).eval()
+    output = "logits" if model.num_classes else "pooler_output"
+    return lambda images: getattr(saved(images), output)
+
+
+WRITERS = {
+    "onnx": _write_onnx,
+    "timm": _write_timm,
+    "transformers": _write_transformers,
+    "torch": _write_torch,
+}
+
+
+def _describe(weights: Weights, size: tuple[int, int]) -> dict[str, str]:
+    """What is known of the weights, as JSON values under the names of our safetensors files."""
+    known = {
+        "model": weights.model,
+        "image_size": size,
+        "mean": weights.mean,
+        "std": weights.std,
+        "class_names": weights.class_names,
+    }
+    return {name: json.dumps(value) for name, value in known.items() if value is not None}
+
+
+def _crop_share(size: tuple[int, int]) -> float:
+    return CROP_SHARE if min(size) < 384 else 1.0
+
+
+def _check_tools(format: ExportFormat) -> None:
+    """Refuse a format whose tools cannot be imported.
+
+    Raises:
+        UserError: see above
+    """
+    for tool in TOOLS[format]:
+        try:
+            importlib.import_module(tool)
+        except ImportError as error:
+            raise UserError(
+                f"--format {format} needs {tool}, which cannot be imported ({error}): "
+                f"pip install {' '.join(TOOLS[format])}"
+            ) from error

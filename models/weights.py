@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.convnext import ConvNeXt, create_model
 from models.formats import State, to_ours
-from models.sizes import SIZES, Size
+from models.sizes import SIZES, Size, find_size
 from models.storage import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,15 @@ class Weights:
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> Size:
+        """Blocks and widths, published or not."""
+        published = find_size(self.model)
+        return Size(
+            self.options.get("depths", published.depths),
+            self.options.get("dims", published.dims),
+        )
 
 
 def load_weights(path: str | Path) -> Weights:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor, nn
 from transformers import (
     ConvNextConfig,
@@ -164,6 +165,20 @@ def test_an_official_fine_tuned_file(name: str, randomize: Randomize, tmp_path: 
     weights = load_weights(path)
     assert weights.num_classes == 6
     torch.testing.assert_close(outputs(create_model_from(weights)), outputs(model), rtol=0, atol=0)
+
+
+def test_an_official_fine_tuned_file_gives_one_answer_everywhere(
+    randomize: Randomize, tmp_path: Path
+) -> None:
+    official = {"model": randomize(create_model(V2, num_classes=6, **SIZE)).state_dict()}
+    torch.save(official, tmp_path / "official.pt")
+    weights = load_weights(tmp_path / "official.pt")
+    logits = outputs(create_model_from(weights))
+    of_timm, of_transformers = timm_v2(), transformers_v2()
+    of_timm.load_state_dict(checkpoint_filter_fn(official, of_timm))  # timm's own reading of such files
+    of_transformers.load_state_dict(to_transformers(weights.state))
+    for theirs in (of_timm, of_transformers):
+        torch.testing.assert_close(outputs(theirs), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_the_official_sparse_form_gives_the_dense_network(randomize: Randomize, tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Exported networks give our outputs in the tool that they are for; those that would not are not written."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+import finetune.export
+from fcmae.engine.errors import UserError
+from finetune.export import ExportFormat, export
+from models import create_model
+
+Randomize = Callable[[nn.Module], nn.Module]
+SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
+CLASSES = ["ant", "bee", "cat", "dog"]
+OUT = {"onnx": "net.onnx", "timm": "net", "transformers": "net", "torch": "net.pt2"}
+IMAGES = torch.randn(5, 3, 64, 32, generator=torch.Generator().manual_seed(5))
+
+
+def save_weights(model: nn.Module, path: Path, **metadata: Any) -> Path:
+    known = {
+        "format": "fcmae.model.1",
+        "image_size": (64, 32),
+        "mean": (0.4, 0.5, 0.6),
+        "std": (0.1, 0.2, 0.3),
+    }
+    values = {name: json.dumps(value) for name, value in (known | metadata).items()}
+    save_file(model.state_dict(), path, values)
+    return path
+
+
+def trained(randomize: Randomize, name: str = "convnextv2_atto", **options: Any) -> nn.Module:
+    return randomize(create_model(name, **{"num_classes": 4, **SIZE, **options})).eval()
+
+
+def assert_same(found: Tensor, model: nn.Module) -> None:
+    with torch.inference_mode():
+        expected = model(IMAGES)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_onnx_runs_with_any_batch_and_says_what_it_needs(randomize: Randomize, tmp_path: Path) -> None:
+    for tool in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(tool, reason=f"{tool} is not installed")
+    import onnxruntime
+
+    model = trained(randomize)
+    weights = save_weights(model, tmp_path / "w.safetensors", class_names=CLASSES)
+    export(weights, "onnx", tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    assert_same(torch.from_numpy(session.run(["logits"], {"images": IMAGES.numpy()})[0]), model)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == CLASSES
+    assert json.loads(metadata["mean"]) == [0.4, 0.5, 0.6]
+
+
+def test_a_torch_program_runs_with_any_batch(randomize: Randomize, tmp_path: Path) -> None:
+    model = trained(randomize, stem_stride=2)
+    weights = save_weights(model, tmp_path / "w.safetensors", class_names=CLASSES)
+    export(weights, "torch", tmp_path / "net.pt2")
+    extra = {"metadata.json": ""}
+    program = torch.export.load(tmp_path / "net.pt2", extra_files=extra)
+    assert_same(program.module()(IMAGES).detach(), model)
+    assert json.loads(json.loads(extra["metadata.json"])["class_names"]) == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convnextv2_atto", {}),
+        ("convnextv2_atto", {"depths": None, "dims": None}),  # timm's has 1x1 convolutions
+        ("convnext_tiny", {"stem_stride": 1}),
+        ("convnextv2_atto", {"num_classes": 0}),
+    ],
+)
+def test_timm_loads_the_folder(
+    name: str, options: dict[str, Any], randomize: Randomize, tmp_path: Path
+) -> None:
+    model = trained(randomize, name, **options)
+    names = CLASSES if model.num_classes else None
+    export(save_weights(model, tmp_path / "w.safetensors", class_names=names), "timm", tmp_path / "net")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
+    assert_same(theirs(IMAGES).detach(), model)
+    assert timm.data.resolve_model_data_config(theirs)["mean"] == [0.4, 0.5, 0.6]
+    assert json.loads((tmp_path / "net" / "config.json").read_text()).get("label_names") == names
+
+
+@pytest.mark.parametrize(("name", "stride"), [("convnextv2_atto", 2), ("convnext_tiny", 4)])
+def test_transformers_loads_the_folder(name: str, stride: int, randomize: Randomize, tmp_path: Path) -> None:
+    model = trained(randomize, name, stem_stride=stride)
+    weights = save_weights(model, tmp_path / "w.safetensors", class_names=CLASSES, image_size=(64, 64))
+    export(weights, "transformers", tmp_path / "net")
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
+    assert_same(theirs(IMAGES).logits.detach(), model)
+    assert [theirs.config.id2label[row] for row in range(4)] == CLASSES
+    picture = torch.full((3, 90, 120), 255, dtype=torch.uint8)
+    pixels = AutoImageProcessor.from_pretrained(tmp_path / "net")(picture, return_tensors="pt")[
+        "pixel_values"
+    ]
+    white = ((1 - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.1, 0.2, 0.3])).view(1, 3, 1, 1)
+    torch.testing.assert_close(pixels, white.expand(1, 3, 64, 64))
+
+
+def test_transformers_features_of_a_bare_encoder(randomize: Randomize, tmp_path: Path) -> None:
+    encoder = trained(randomize, features_only=True)
+    export(save_weights(encoder, tmp_path / "w.safetensors"), "transformers", tmp_path / "net")
+    theirs = AutoModel.from_pretrained(tmp_path / "net").eval()
+    pooled = encoder.forward_features(IMAGES).mean((2, 3))
+    expected = nn.functional.layer_norm(pooled, pooled.shape[1:], eps=1e-6)
+    torch.testing.assert_close(theirs(IMAGES).pooler_output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_exported_is_read_again(randomize: Randomize, tmp_path: Path) -> None:
+    model = trained(randomize)
+    export(save_weights(model, tmp_path / "w.safetensors"), "timm", tmp_path / "timm")
+    export(tmp_path / "timm", "transformers", tmp_path / "transformers", image_size=(64, 32))
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "transformers").eval()
+    assert_same(theirs(IMAGES).logits.detach(), model)
+
+
+def test_outputs_that_differ_leave_nothing(
+    randomize: Randomize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = save_weights(trained(randomize), tmp_path / "w.safetensors")
+    right = finetune.export.to_timm
+
+    def slightly_wrong(state: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+        theirs = right(state, **options)
+        return theirs | {"head.fc.bias": theirs["head.fc.bias"] + 0.01}
+
+    monkeypatch.setattr(finetune.export, "to_timm", slightly_wrong)
+    with pytest.raises(UserError, match=r"w\.safetensors: as timm the outputs differ"):
+        export(weights, "timm", tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "timm", "transformers"])
+def test_a_missing_tool_is_named_with_its_remedy(
+    format: ExportFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, format, None)
+    with pytest.raises(UserError, match=rf"--format {format} needs {format}.*pip install {format}"):
+        export(tmp_path / "absent.pt", format, tmp_path / OUT[format])
+
+
+def test_what_cannot_be_exported_is_refused(randomize: Randomize, tmp_path: Path) -> None:
+    weights = save_weights(trained(randomize, stem_stride=2), tmp_path / "w.safetensors")
+    refused: list[tuple[ExportFormat, str, tuple[int, int] | None, str]] = [
+        ("torch", "w.safetensors", None, "exists already"),
+        ("torch", "absent/net.pt2", None, "no folder"),
+        ("torch", "net.bin", None, r"end in \.pt2"),
+        ("torch", "net.pt2", (40, 32), "image size 40 x 32: choose multiples of 16"),
+        ("timm", "net", None, "stem of stride 2: choose another --format"),
+    ]
+    for format, out, image_size, message in refused:
+        with pytest.raises(UserError, match=message):
+            export(weights, format, tmp_path / out, image_size)
+    with pytest.raises(UserError, match=r"absent\.pt: no such file"):
+        export(tmp_path / "absent.pt", "torch", tmp_path / "net.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
