@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.engine.errors import UserError
@@ -18,6 +18,7 @@ Transform = Callable[[Tensor], Tensor]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
 STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
 BICUBIC = InterpolationMode.BICUBIC
 
@@ -36,14 +37,18 @@ def random_crop_flip(
     Returns:
         a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator
     """
-    steps: list[torch.nn.Module] = [
-        v2.RandomResizedCrop(image_size, scale=scale, interpolation=BICUBIC, antialias=True)
-    ]
-    if hflip:
-        steps.append(v2.RandomHorizontalFlip())
-    if vflip:
-        steps.append(v2.RandomVerticalFlip())
-    return v2.Compose(steps)
+
+    def transform(image: Tensor) -> Tensor:
+        box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
+        crop = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
+        image = F.resize(crop, list(image_size), interpolation=BICUBIC, antialias=True)
+        if hflip and torch.rand(()) < 0.5:
+            image = F.horizontal_flip(image)
+        if vflip and torch.rand(()) < 0.5:
+            image = F.vertical_flip(image)
+        return image
+
+    return transform
 
 
 def resize_center_crop(image_size: Size, crop_pct: float = 0.875) -> Transform:
