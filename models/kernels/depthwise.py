@@ -1,9 +1,10 @@
-"""Depthwise convolution over visible tiles, with its gradients.
+"""Depthwise convolution over visible tiles, and over dense maps, with its gradients.
 
-Each tile is gathered together with its halo and convolved without padding, so that nothing is computed at a
-hidden position. The gradient of the input is the same operation with the kernel turned round. The gradient of
-the weight, by far the slowest part of PyTorch's depthwise convolutions, is a batched matrix product: for each
-channel, all pairs of (output position, halo position), of which the diagonals belong to one tap each.
+In PyTorch, each tile is gathered together with its halo and convolved without padding, so that nothing is
+computed at a hidden position. The gradient of the input is the same operation with the kernel turned round.
+The gradient of the weight, by far the slowest part of PyTorch's depthwise convolutions, is a batched matrix
+product: for each channel, all pairs of (output position, halo position), of which the diagonals belong to one
+tap each. The Triton kernels are in `depthwise_triton.py`.
 
 Shapes: T tiles of all images, p tile side, k kernel side, q = p + k - 1, C channels.
 """
@@ -15,8 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels.choice import Impl, use_triton
 
-def depthwise_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+LARGEST_TILE = 8  # side that the Triton kernels take
+SMALLEST_TILE = 4  # side that makes cutting a dense map into tiles worth its while
+
+
+def depthwise_tiles(
+    x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, impl: Impl = "auto"
+) -> Tensor:
     """Depthwise convolution of tiles (..., p, p, C) that see their visible neighbours; same shape out.
 
     Args:
@@ -25,14 +33,52 @@ def depthwise_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tenso
         bias: (C,)
         table: (T, q, q) int64, the row of x, flattened to (T * p * p, C), at each position of a tile and its
             halo; T * p * p stands for a zero
+        impl: see `models.kernels.choice`
     """
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    x = _as_autocast(x)
+    if use_triton(impl, x, _refusal(x.shape[-2], weight.shape[-1])):
+        from models.kernels.depthwise_triton import depthwise
+
+        return depthwise(x, weight, bias, table, x.shape[-2])
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     out: Tensor = _DepthwiseTiles.apply(x, weight, bias, table)
     return out
+
+
+def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "auto") -> Tensor:
+    """Depthwise convolution of dense maps (B, H, W, C) with zeros around; same shape out.
+
+    Args:
+        weight: (C, 1, k, k) with odd k
+        bias: (C,)
+        impl: see `models.kernels.choice`
+    """
+    side = max(each for each in range(1, LARGEST_TILE + 1) if x.shape[1] % each == x.shape[2] % each == 0)
+    refusal = _refusal(side, weight.shape[-1])
+    if side < SMALLEST_TILE:
+        refusal = f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
+    if use_triton(impl, _as_autocast(x), refusal):
+        from models.kernels.depthwise_triton import depthwise
+
+        return depthwise(_as_autocast(x), weight, bias, None, side)
+    padding = weight.shape[-1] // 2
+    out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=len(weight))
+    return out.permute(0, 2, 3, 1)
+
+
+def _refusal(side: int, kernel: int) -> str | None:
+    """Why the Triton kernels do not take tiles of this side, if they do not."""
+    if side > LARGEST_TILE or kernel > 7:
+        return f"the depthwise kernels take tiles up to 8 and kernels up to 7, not {side} and {kernel}"
+    return None
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """x in the type that autocast gives convolutions, where it is on."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 class _DepthwiseTiles(torch.autograd.Function):

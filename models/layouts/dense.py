@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W positions.
 import torch
 from torch import Tensor, nn
 
+from models.kernels.depthwise import depthwise_map
 from models.kernels.grn import global_response_norm
 from models.layouts.base import Layout
 
@@ -25,7 +26,7 @@ class DenseLayout(Layout):
         return _convolve(x, conv)
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        return _convolve(x, conv)
+        return depthwise_map(x, conv.weight, conv.bias)
 
     def norm(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(x, dim=(1, 2), dtype=norm_dtype(x))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels.choice import use_triton
 from models.kernels.depthwise import depthwise_tiles
 from models.kernels.grn import global_response_norm
 from models.kernels.rows import gather_rows, scatter_rows
@@ -47,9 +48,9 @@ class TilesLayout(Layout):
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         p, kernel = x.shape[2], conv.kernel_size[0]
-        if p > 1:
+        if p > 1 or use_triton("auto", x):
             return depthwise_tiles(x, conv.weight, conv.bias, self._halo_table(p, kernel))
-        # A tile of one position would gather a whole kernel for each: the dense map is cheaper.
+        # In PyTorch, a tile of one position would gather a whole kernel for each: the dense map is cheaper.
         out = F.conv2d(self.to_map(x), conv.weight, conv.bias, padding=kernel // 2, groups=conv.groups)
         return gather_rows(out.permute(0, 2, 3, 1).flatten(0, 2), self._pixel_table(p)).view_as(x)
 
