@@ -8,7 +8,15 @@ HERE = Path(__file__).parent
 VERSION = "0.1.0"
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
-TESTS = [*ONNX, "pytest>=8", "pytest-timeout", "pytest-xdist", "timm>=1.0.20", "transformers>=4.50"]
+TESTS = [
+    *ONNX,
+    "tifffile",
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist",
+    "timm>=1.0.20",
+    "transformers>=4.50",
+]
 DEV = [*TESTS, "mypy>=1.15", "ruff>=0.12", "types-PyYAML"]
 
 setup(
