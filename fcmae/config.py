@@ -9,7 +9,8 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
     "out", "device", "pictures_every", "images.workers", "loop.compile", "loop.resume",
-    "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep",
+    "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
+    "loop.timeout_minutes",
 )  # fmt: skip
 
 

@@ -65,6 +65,9 @@ class LoopConfig:
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does
         keep: how many of the newest checkpoints are kept (the best one is kept besides)
         resume: continue the run found in the output folder
+        sharding: with several processes, keep the whole model in each (ddp) or a part of it (fsdp)
+        reduce_dtype: type in which gradients are summed over processes; bf16 halves the traffic
+        timeout_minutes: how long a process waits for the others before it ends the run
     """
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -74,3 +77,6 @@ class LoopConfig:
     save_minutes: float = 10.0
     keep: int = 2
     resume: bool = True
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    reduce_dtype: Literal["float32", "bf16"] = "float32"
+    timeout_minutes: float = 10.0

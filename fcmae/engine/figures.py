@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fcmae.engine.distributed import mean_over_processes
 from fcmae.engine.errors import UserError
 
 FILES_IN_A_MESSAGE = 8
@@ -29,10 +30,10 @@ class StepFigures:
 
 
 def read_values(steps: list[StepFigures]) -> list[dict[str, float]]:
-    """The values of some steps as numbers, in one transfer: this waits for the device."""
+    """The values of some steps as numbers, means over all processes: this waits for the device."""
     names = list(steps[0].values)
     table = torch.stack([torch.stack([each.values[name] for name in names]) for each in steps])
-    return [dict(zip(names, row, strict=True)) for row in table.tolist()]
+    return [dict(zip(names, row, strict=True)) for row in mean_over_processes(table).tolist()]
 
 
 def finite_mean(values: list[float]) -> float:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.distributed import current_world
+from fcmae.engine.distributed import current_world, from_main, gather_lists, largest, raise_together
+from fcmae.engine.errors import UserError
 from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
+from fcmae.engine.parallel import ParallelTask, total_norm
 from fcmae.engine.precision import autocast, loss_scaler
 from fcmae.engine.progress import ProgressDisplay
 from fcmae.engine.run_folder import RunFolder
@@ -54,6 +56,7 @@ class Progress:
     first_loss: float = math.nan
     last_epoch_loss: float | None = None
     best: float | None = None
+    best_epoch: int = 0
     seconds: float = 0.0
 
 
@@ -68,11 +71,13 @@ def train(
     device: torch.device,
     run: RunFolder,
     best: tuple[str, Literal["min", "max"]] = ("loss", "min"),
+    patience: int | None = None,
 ) -> Summary:
-    """Train a task to the end of its last epoch, or until SIGTERM or Ctrl-C; go on where the run left off.
+    """Train a task to the end of its last epoch, or until a signal to stop; go on where the run left off.
 
     Every random number of a step is a function of seed and step, so N steps equal k steps, a kill, and N - k
-    steps after it. A run that is complete returns at once.
+    steps after it. A run that is complete returns at once. Where several processes have joined, all of them
+    call this with the same arguments; the main one writes.
 
     Args:
         task: model, batches and loss
@@ -85,25 +90,29 @@ def train(
         run: the claimed folder of the run
         best: the figure that chooses `best.pt` among the checkpoints at the ends of epochs, and whether low
             or high is good: `loss` (the epoch's mean) or a name that `evaluate` returns
+        patience: end the run after this many epochs without a better one
 
     Raises:
         UserError: a loss is not finite, or a checkpoint cannot be written or read
     """
-    trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best)
+    trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best, patience)
     trainer.resume()
     with StopSignals() as stop, trainer.display():
-        while not trainer.complete and stop.received is None:
+        received = None
+        while not trainer.complete and received is None:
             if trainer.at_end_of_epoch:
                 trainer.finish_epoch()
             else:
                 trainer.step()
-            if trainer.save_due:
+            received, save_due = stop.agreed(trainer.save_due)
+            if save_due:
                 trainer.save()
             elif trainer.log_due:
                 trainer.read_figures()
         if trainer.unsaved:
             trainer.save()
-    return trainer.summary(interrupted=None if trainer.complete else stop.received)
+    trainer.parallel.finish()
+    return trainer.summary(interrupted=None if trainer.complete else received)
 
 
 @dataclass
@@ -119,6 +128,7 @@ class Trainer:
     device: torch.device
     run: RunFolder
     best: tuple[str, Literal["min", "max"]]
+    patience: int | None
 
     def __post_init__(self) -> None:
         self.optim.check(self.epochs)
@@ -126,9 +136,6 @@ class Trainer:
         self.task.model.to(self.device)
         if self.loop.compile:
             self.task.model.compile()  # in place: the names of the state dict stay
-        groups = self.task.parameter_groups(self.optim.weight_decay)
-        fused = self.device.type != "mps"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.optim.betas, fused=fused)
         self.scaler = loss_scaler(self.loop.precision, self.device)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
         self.progress = Progress()
@@ -139,10 +146,16 @@ class Trainer:
         state = self.checkpoints.newest()
         if state is not None:
             self.task.load_state_dict(state)
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.parallel = ParallelTask(self.task, self.loop, self.device)
+        groups = self.task.parameter_groups(self.optim.weight_decay)
+        fused = self.device.type != "mps"
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.optim.betas, fused=fused)
+        if state is not None:
+            self.parallel.load_optimizer(self.optimizer, state)
             if self.scaler.is_enabled() and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**state["progress"])
+        self._require_same_start()
         self.run.start_log(self.progress.step, self.progress.finished_epochs)
         self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
         self.task.model.train()
@@ -150,6 +163,15 @@ class Trainer:
         self.started = time.monotonic() - self.progress.seconds
         self.last_saved = self.last_read = time.monotonic()
         self.last_drawn = -math.inf
+
+    def _require_same_start(self) -> None:
+        """Refuse to go on where the processes see different checkpoints."""
+        first, last = largest(-self.progress.step, self.progress.step)
+        if -first != last:
+            raise UserError(
+                f"{self.checkpoints.folder}: this process finds step {self.progress.step} there, others up "
+                f"to {last}: is the folder on a file system that all machines share?"
+            )
 
     def display(self) -> ProgressDisplay:
         """The progress display, from where the run is."""
@@ -163,11 +185,12 @@ class Trainer:
         seed_everything(self.seed, step)
         figures: dict[str, Tensor] = {}
         files: list[str] = []
-        for _ in range(parts):
+        for part in range(parts):
             batch = next(self.batches)
-            with autocast(self.loop.precision, self.device):
-                loss, metrics = self.task.step(batch)
-            self.scaler.scale(loss / parts).backward()
+            with self.parallel.part(last=part == parts - 1):
+                with autocast(self.loop.precision, self.device):
+                    loss, metrics = self.parallel.step(batch)
+                self.scaler.scale(loss / parts).backward()
             for name, value in {"loss": loss, **metrics}.items():
                 figures[name] = figures.get(name, 0.0) + value.detach().float() / parts
             files += self.task.describe(batch)
@@ -190,7 +213,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         groups = self.optimizer.param_groups
         parameters = [each for group in groups for each in group["params"] if each.grad is not None]
-        norm = nn.utils.get_total_norm([each.grad for each in parameters])
+        norm = total_norm([each.grad for each in parameters])
         if self.optim.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_grad, norm)
         for group in groups:
@@ -230,15 +253,16 @@ class Trainer:
         for name in ("loss", "grad_norm"):
             if math.isfinite(values[name]) or (name == "grad_norm" and skipped):
                 continue
+            figures.files = gather_lists(figures.files)
             self.run.log({"step": figures.step, "lr": figures.lr, "not_finite": name, "files": figures.files})
-            raise not_finite_error(figures, name, self.run.log_file)
+            raise_together(not_finite_error(figures, name, self.run.log_file))
 
     def finish_epoch(self) -> None:
         """Evaluate, log the epoch, redraw the curves, and save if it is time."""
         self.read_figures()
         progress, epoch = self.progress, self.progress.finished_epochs + 1
         loss = progress.epoch_loss_sum / self.task.steps_per_epoch
-        with torch.no_grad(), autocast(self.loop.precision, self.device):
+        with self.parallel.whole_model(), torch.no_grad(), autocast(self.loop.precision, self.device):
             metrics = self.task.evaluate(epoch)
         self.task.model.train()
         self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
@@ -257,7 +281,7 @@ class Trainer:
             return False
         if record is not None and (value >= record if direction == "min" else value <= record):
             return False
-        self.progress.best = value
+        self.progress.best, self.progress.best_epoch = value, self.progress.finished_epochs
         return True
 
     def save(self, best: bool = False) -> None:
@@ -265,19 +289,20 @@ class Trainer:
         self.read_figures()
         self.progress.seconds = time.monotonic() - self.started
         state = {
-            **self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.parallel.state_dict(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
         }
-        self.checkpoints.save(state, self.progress.step, best)
+        from_main(lambda: self.checkpoints.save(state, self.progress.step, best))
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
         self.last_saved = self.last_read = time.monotonic()
 
     @property
     def complete(self) -> bool:
-        """Whether every epoch is finished, its evaluation included."""
-        return self.progress.finished_epochs == self.epochs
+        """Whether every epoch is finished, its evaluation included, or patience is at an end."""
+        epoch = self.progress.finished_epochs
+        weary = self.patience is not None and epoch - self.progress.best_epoch >= self.patience
+        return epoch == self.epochs or weary
 
     @property
     def at_end_of_epoch(self) -> bool:

@@ -38,7 +38,10 @@ class Task(ABC):
         """The files of a batch, for error messages."""
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Measure at the end of an epoch (from 1), without gradients and under the run's autocast."""
+        """Measure at the end of an epoch (from 1), without gradients and under the run's autocast.
+
+        Every process of the run calls it and returns the same figures.
+        """
         return {}
 
     def optimizer_stepped(self, step: int) -> None:  # noqa: B027  most tasks have nothing to follow

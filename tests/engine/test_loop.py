@@ -27,6 +27,8 @@ def final_state(folder: Path) -> dict[str, Any]:
     state = Checkpoints(folder / "checkpoints").newest()
     assert state is not None
     assert state["progress"].pop("seconds") > 0
+    for group in state["optimizer"]["param_groups"]:
+        group["params"] = len(group["params"])  # assert_close does not compare names
     return state
 
 

@@ -1,0 +1,113 @@
+"""However a run is spread over processes, it is the same run."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.run_folder import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_parallel import TOTAL, ParallelToy, Scenario, in_processes, run_parallel_toy
+
+STOP = 6  # in mid-epoch
+FSDP = {"sharding": "fsdp"}
+
+
+def logged(folder: Path, name: str) -> list[Any]:
+    return [record[name] for record in RunFolder(folder).records() if name in record]
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = Checkpoints(folder / "checkpoints").newest()
+    assert state is not None
+    assert state["progress"]["step"] == TOTAL
+    return state["model"]
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """To float32 rounding: sums over processes are in another order."""
+    for name in ("loss", "error", "grad_norm", "epoch_loss", "weights"):
+        ours, theirs = torch.tensor(logged(folder, name)), torch.tensor(logged(reference, name))
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(final_weights(folder), final_weights(reference), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of runs: by one process, by several, and by one number of processes after another."""
+    folder = tmp_path_factory.mktemp("runs")
+    run_parallel_toy(folder / "one", ParallelToy())
+    stops = {"event": (0, STOP), "what": signal.SIGTERM}
+    run_parallel_toy(folder / "one-fsdp", ParallelToy(**stops))
+    run_parallel_toy(folder / "one-ddp", ParallelToy(**stops))
+    stops_at_last_rank = {"event": (1, STOP), "what": signal.SIGUSR2}
+    scenarios: list[Scenario] = [
+        (folder / "ddp", {"accumulate": 2}, {}),
+        (folder / "fsdp", {"accumulate": 2}, FSDP),
+        (folder / "bf16", {}, {"reduce_dtype": "bf16"}),
+        (folder / "fsdp-bf16", {}, {"reduce_dtype": "bf16", **FSDP}),
+        (folder / "one-fsdp", {}, FSDP),
+        (folder / "one-ddp", {}, {}),
+        (folder / "ddp-one", stops_at_last_rank, {}),
+        (folder / "fsdp-one", stops_at_last_rank, FSDP),
+        (folder / "ddp-fsdp", stops_at_last_rank, {}),
+        (folder / "ddp-fsdp", {}, FSDP),
+        (folder / "fsdp-ddp", stops_at_last_rank, FSDP),
+        (folder / "fsdp-ddp", {}, {}),
+    ]
+    assert in_processes(2, scenarios) == [0, 0]
+    for name in ("ddp-one", "fsdp-one"):
+        assert logged(folder / name, "step")[-1] == STOP
+        run_parallel_toy(folder / name, ParallelToy())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp", "fsdp", "one-fsdp", "one-ddp", "ddp-one", "fsdp-one", "ddp-fsdp", "fsdp-ddp"]
+)
+def test_two_processes_and_resuming_on_others_change_nothing(runs: Path, name: str) -> None:
+    assert_same_run(runs / name, runs / "one")
+
+
+@pytest.mark.parametrize("name", ["bf16", "fsdp-bf16"])
+def test_bf16_reduction_is_close_and_not_the_same(runs: Path, name: str) -> None:
+    ours, theirs = (torch.tensor(logged(runs / each, "loss")) for each in (name, "one"))
+    torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.01)
+    rounded, exact = (logged(runs / each, "grad_norm")[0] for each in (name, "ddp"))
+    assert 1e-5 < abs(rounded - exact) / exact < 1e-2
+
+
+def test_four_processes(runs: Path, tmp_path: Path) -> None:
+    assert in_processes(4, [(tmp_path / "four", {}, {})]) == [0] * 4
+    assert_same_run(tmp_path / "four", runs / "one")
+
+
+def test_nan_in_one_process_stops_all_and_names_the_files_of_all(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scenario: Scenario = (tmp_path, {"event": (1, STOP)}, {"log_every": 100, "save_minutes": 1e-9})
+    assert in_processes(2, [scenario]) == [1, 2]
+    [record] = [each for each in RunFolder(tmp_path).records() if "not_finite" in each]
+    assert record["files"] == [f"rank0_step{STOP}.png", f"rank1_step{STOP}.png"]
+    assert Checkpoints(tmp_path / "checkpoints").files()[-1].name == f"step_{STOP - 1:09d}.pt"
+    error = capfd.readouterr().err
+    assert "process 0 of 2" in error
+    assert error.count("the loss of step") == 1 or "process 1" not in error
+
+
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "stuck"])
+def test_lost_process_ends_the_others_and_the_run_goes_on(
+    runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: int
+) -> None:
+    scenario: Scenario = (tmp_path, {"event": (1, STOP), "what": what}, {"save_minutes": 1e-9})
+    codes = in_processes(2, [scenario], timeout_minutes=0.1)
+    assert codes[0] == 1
+    error = capfd.readouterr().err
+    assert "This is process 0 of 2" in error
+    run_parallel_toy(tmp_path, ParallelToy())
+    assert_same_run(tmp_path, runs / "one")

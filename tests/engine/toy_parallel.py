@@ -1,0 +1,152 @@
+"""A small task for several processes, in a module of its own so that those processes can import it."""
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.distributed import current_world, joined, mean_over_processes
+from fcmae.engine.loop import Summary, Task, train
+from fcmae.engine.run_folder import RunFolder
+
+STEPS_PER_EPOCH = 4
+EPOCHS = 3
+TOTAL = STEPS_PER_EPOCH * EPOCHS
+BATCH = 8
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.linear(self.norm(x)))
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class ParallelToy(Task):
+    """Regress the largest of six numbers; which samples make up a step does not depend on the processes.
+
+    Args:
+        accumulate: micro-batches of a step
+        event: rank and step at which something happens
+        what: `nan`, or the number of a signal that the process sends itself
+    """
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __init__(
+        self, accumulate: int = 1, event: tuple[int, int] | None = None, what: str | int = "nan"
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = Network()
+        self.accumulate, self.event, self.what = accumulate, event, what
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        first, *others = self.model.parameters()
+        return [
+            {"params": [first], "weight_decay": 0.0, "lr_scale": 0.5},
+            {"params": others, "weight_decay": weight_decay},
+        ]
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[tuple[int, Tensor]]:
+        world = current_world()
+        for step in range(start_step, total_steps):
+            numbers = torch.rand(BATCH, 6, generator=torch.Generator().manual_seed(step))
+            for part in numbers.view(self.accumulate, world.size, -1, 6)[:, world.rank]:
+                yield step + 1, part
+
+    def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        step, numbers = batch
+        happens = self.event == (current_world().rank, step)
+        if happens and isinstance(self.what, int):
+            os.kill(os.getpid(), self.what)
+        error = self.model(numbers).squeeze(1) - numbers.amax(1)
+        loss = error.square().mean()
+        return loss * float("nan") if happens and self.what == "nan" else loss, {"error": error.abs().mean()}
+
+    def describe(self, batch: tuple[int, Tensor]) -> list[str]:
+        return [f"rank{current_world().rank}_step{batch[0]}.png"]
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """The weights' sum as each process sees it: whole, and the same in all of them."""
+        weights = sum(each.double().sum() for each in self.model.parameters())
+        assert type(weights) is Tensor
+        torch.testing.assert_close(mean_over_processes(weights), weights, rtol=1e-14, atol=0)
+        return {"weights": weights.item()}
+
+
+def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summary, dict[str, Tensor]]:
+    """Train it; returns the summary, and the weights that the task is left with."""
+    run = RunFolder(folder)
+    if current_world().is_main:
+        run.claim({"task": "parallel toy"})
+    summary = train(
+        task,
+        optim=OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulate=task.accumulate),
+        loop=LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop}),
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        seed=1,
+        device=torch.device("cpu"),
+        run=run,
+    )
+    return summary, task.model.state_dict()
+
+
+Scenario = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments of the task, of the loop
+
+
+def in_processes(size: int, scenarios: list[Scenario], timeout_minutes: float = 1.0) -> list[int]:
+    """Run scenarios one after another in several processes at once; returns the exit codes.
+
+    As a launcher would, it kills what outlives the first process by five seconds.
+    """
+    context = multiprocessing.get_context("spawn")
+    args = (size, free_port(), scenarios, timeout_minutes)
+    processes = [context.Process(target=_run_rank, args=(rank, *args)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    processes[0].join()
+    for process in processes:
+        process.join(timeout=5)
+        process.kill()
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _run_rank(rank: int, size: int, port: int, scenarios: list[Scenario], timeout_minutes: float) -> None:
+    signal.alarm(120)  # a test that hangs ends
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
+    with joined("cpu", timeout_minutes):
+        for folder, task, loop in scenarios:
+            run_parallel_toy(folder, ParallelToy(**task), **loop)
