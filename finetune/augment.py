@@ -3,9 +3,11 @@
 Shapes: B batch, C channels, H W pixels, K classes.
 """
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -62,6 +64,11 @@ def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) ->
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(f"augment.auto_augment {policy!r}: timm does not understand it ({error})") from error
 
+    ops = apply.ops if hasattr(apply, "ops") else itertools.chain.from_iterable(apply.policy)
+    for op in ops:
+        if op.aug_fn is timm_policies.posterize:
+            op.aug_fn = posterize
+
     def transform(image: Tensor) -> Tensor:
         mode = "RGB" if len(image) == 3 else "L"
         augmented = apply(F.to_pil_image(image).convert("RGB")).convert(mode)
@@ -69,6 +76,11 @@ def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) ->
         return result
 
     return transform
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's posterize, with one bit where timm's scale ends at none, which Pillow refuses."""
+    return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasing | None":
