@@ -56,7 +56,8 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
         device=device,
         run=run,
     )
-    task.write_results()
+    if current_world().is_main:
+        task.write_results()
     return summary
 
 
@@ -117,6 +118,7 @@ class PretrainTask(Task):
     def evaluate(self, epoch: int) -> dict[str, float]:
         if epoch % self.config.pictures_every == 0 and current_world().is_main:
             self.write_results()
+        self.broken.gather()
         return {"broken_images": len(self.broken)} if self.broken else {}
 
     @property

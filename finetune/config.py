@@ -11,7 +11,7 @@ TIMM = "timm:"  # before the name of a model or data set of timm's
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
     "out", "device", "data_root", "images.workers", "loop.compile", "loop.resume", "loop.log_every",
-    "loop.save_every", "loop.save_minutes", "loop.keep",
+    "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding", "loop.timeout_minutes",
 )  # fmt: skip
 
 

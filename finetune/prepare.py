@@ -86,6 +86,10 @@ def check(config: FinetuneConfig) -> None:
         if not fits:
             raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
     config.optim.check(config.epochs)
+    if config.ema_decay is not None and config.loop.sharding == "fsdp":
+        raise UserError(
+            "loop.sharding is fsdp, with which no moving average is kept: set ema_decay to null, or use ddp"
+        )
     auto_augment = config.augment.auto_augment
     if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
         raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
@@ -98,6 +102,8 @@ def check(config: FinetuneConfig) -> None:
         raise UserError(
             f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
         )
+    if config.ema_decay is not None and config.loop.sharding == "fsdp":
+        raise UserError("a moving average needs whole weights: set ema_decay to null, or loop.sharding to ddp")
     if config.best.startswith("ema_") and config.ema_decay is None:
         raise UserError(
             f"best is {config.best}, and no moving average is kept: set ema_decay, or best to top1"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fcmae.config import PretrainConfig
+from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
@@ -18,9 +19,15 @@ def pretrain(argv: list[str]) -> int:
     )
     default = "folder" if names_option(argv, "--data") else "digits"
     config = to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
+    with joined(config.device, config.loop.timeout_minutes):
+        return run_pretraining(config)
+
+
+def run_pretraining(config: PretrainConfig) -> int:
+    """Pre-train in the processes that have joined; the main one talks."""
     from fcmae.prepare import prepare  # checks in a second what can be wrong, before torch is imported
 
-    run = prepare(config)
+    run = from_main(lambda: prepare(config))
     from fcmae.pretrain import pretrain as start
 
     print(f"pre-training {config.model} on {config.data}; run folder: {run.path}")

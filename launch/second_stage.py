@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
@@ -23,9 +24,15 @@ def finetune(argv: list[str]) -> int:
     )
     default = "small_folder" if names_option(argv, "--data") else "digits"
     config = to_settings(FinetuneConfig, parser.read(with_recipe(argv, "finetune", default)))
+    with joined(config.device, config.loop.timeout_minutes):
+        return run_finetuning(config)
+
+
+def run_finetuning(config: FinetuneConfig) -> int:
+    """Fine-tune in the processes that have joined; the main one talks."""
     from finetune.prepare import prepare
 
-    config, run = prepare(config)
+    config, run = from_main(lambda: prepare(config))
     from finetune.train import finetune as start
 
     origin = f"from {config.init}" if config.init else "from scratch"

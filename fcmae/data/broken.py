@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from fcmae.data.dataset import ImageSource
+from fcmae.engine.distributed import current_world, gather_lists
 
 
 class BrokenList:
     """Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
+
+    The main process writes what it meets at once, and what the others met when they `gather`.
 
     Args:
         path: the file; made when the first broken image is met
@@ -16,17 +19,26 @@ class BrokenList:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self.names = {line.partition("\t")[0] for line in lines}
+        self._unsent: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
         return len(self.names)
 
     def add(self, source: ImageSource, broken: list[tuple[int, str]]) -> None:
         """List images, given by number and reason, that are not listed yet."""
-        if not broken:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            for number, reason in broken:
-                name = source.name(number)
-                if name not in self.names:
-                    file.write(f"{name}\t{reason}\n")
-                self.names.add(name)
+        self._note([(source.name(number), reason) for number, reason in broken])
+
+    def gather(self) -> None:
+        """Note what all processes of the run have met; each of them calls this."""
+        everything, self._unsent = gather_lists(self._unsent), []
+        self._note(everything)
+        self._unsent = []
+
+    def _note(self, broken: list[tuple[str, str]]) -> None:
+        new = {name: reason for name, reason in broken if name not in self.names}
+        self.names.update(new)
+        if not current_world().is_main:
+            self._unsent += new.items()
+        elif new:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())

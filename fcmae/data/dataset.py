@@ -22,6 +22,7 @@ from fcmae.data.decode import BrokenImage, read_image
 from fcmae.data.index import ImageIndex
 from fcmae.data.sampler import Key, StepSampler
 from fcmae.data.seeding import seeded
+from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
@@ -259,11 +260,13 @@ def _end_when_main_says() -> None:
     os._exit(0)
 
 
-def choose_workers(device: torch.device, processes: int = 1) -> int:
-    """Number of workers for each of `processes` training processes of this machine.
+def choose_workers(device: torch.device, processes: int | None = None) -> int:
+    """Number of workers for each of `processes` training processes of this machine; none counts the run's.
 
-    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four.
+    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores per
+    task of a SLURM job are those of one process already.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= processes
+    cores //= processes or current_world().local_size
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)
     return min(8, cores) if device.type == "cuda" else min(8, cores // 4)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,8 +87,8 @@ def find_world() -> World:
 def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     """Join the other processes of the run, if there are any, for as long as the context lasts.
 
-    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. An exception that leaves the context
-    says which process it is from.
+    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. Only the main process writes to standard
+    output. An exception that leaves the context says which process it is from.
 
     Args:
         device: the run's device, by name; each process of a machine takes the GPU of its own number
@@ -119,7 +119,8 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         ) from error
     _joined, _patient_group = world, dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
-        yield world
+        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if world.is_main else nowhere):
+            yield world
     except UserError as error:
         raise UserError(f"{world}: {error}") from error
     except Exception as error:

@@ -40,6 +40,12 @@ class RunFolder:
         self._lock: IO[str] | None = None
         self._purge_step = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes of the run get: not the lock, which the main one holds, and not its files."""
+        state = {**vars(self), "_lock": None}
+        state.pop("_tensorboard", None)
+        return state
+
     def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Make the folder this run's own, and save the run's settings in it.
 
