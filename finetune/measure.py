@@ -6,13 +6,13 @@ Shapes: B batch, K classes, C channels, H W pixels.
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.data.broken import BrokenList
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
+from fcmae.engine.distributed import sum_over_processes
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
@@ -50,9 +50,8 @@ class Scores:
 
     def gather(self) -> None:
         """Add up the sums of all processes, in each of them."""
-        if dist.is_available() and dist.is_initialized():
-            for counts in (self.top5, self.loss, self.images, self.right, self.confusion):
-                dist.all_reduce(counts)
+        for name in ("top5", "loss", "images", "right", "confusion"):
+            setattr(self, name, sum_over_processes(getattr(self, name)))
 
     def figures(self) -> dict[str, float]:
         """top1, top5 and mean_class (mean over the classes that have images) in percent, and val_loss."""

@@ -102,8 +102,6 @@ def check(config: FinetuneConfig) -> None:
         raise UserError(
             f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
         )
-    if config.ema_decay is not None and config.loop.sharding == "fsdp":
-        raise UserError("a moving average needs whole weights: set ema_decay to null, or loop.sharding to ddp")
     if config.best.startswith("ema_") and config.ema_decay is None:
         raise UserError(
             f"best is {config.best}, and no moving average is kept: set ema_decay, or best to top1"

@@ -140,7 +140,6 @@ class FinetuneTask(Task):
             self.ema.update(self.model)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        self.broken.gather()
         figures = self._measure(self.model)
         if self.ema is not None:
             figures |= {f"ema_{name}": value for name, value in self._measure(self.ema.module).items()}
@@ -149,7 +148,6 @@ class FinetuneTask(Task):
     def _measure(self, model: nn.Module) -> dict[str, float]:
         scores = measure(model.eval(), self.val_data, self.reader, broken=self.broken_val)
         self.broken.gather()
-        self.broken_val.gather()
         self.broken_val.gather()
         return scores.figures()
 

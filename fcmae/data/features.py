@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fcmae.data.classes import split_by_class
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
-from fcmae.engine.distributed import current_world
+from fcmae.engine.distributed import gather_lists
 
 
 @torch.no_grad()
@@ -34,15 +33,6 @@ def extract_features(
     for view in reader.read_once(data.source):
         numbers.append(view.kept_numbers())
         features.append(view.keep(encode(view.images).float()).cpu())
-    found, order = _gather(torch.cat(features)), _gather(torch.cat(numbers))
+    found, order = torch.cat(gather_lists(features)), torch.cat(gather_lists(numbers))
     by_number = order.argsort()
     return found[by_number].numpy(), data.labels[order[by_number]].numpy()
-
-
-def _gather(mine: Tensor) -> Tensor:
-    """The rows of all processes."""
-    if current_world().size == 1:
-        return mine
-    parts: list[Tensor] = [mine] * current_world().size
-    dist.all_gather_object(parts, mine)
-    return torch.cat(parts)
