@@ -3,10 +3,7 @@
 import math
 
 import pytest
-import torch
-from torch import nn
 
-from models import create_model
 from models.complexity import measure_complexity
 
 # Parameters (M) and multiply-adds (G) at 224: ConvNeXt V2, arXiv 2301.00808, and its public code.
@@ -60,14 +57,11 @@ def test_published_figures_at_other_sizes(size: str, side: int, macs: str) -> No
 
 
 def test_activations_are_what_convolutions_and_linear_layers_put_out() -> None:
-    network = create_model("convnextv2_atto", depths=(1, 1, 1, 1), dims=(5, 6, 7, 8), num_classes=3)
-    sizes: list[int] = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
-    network(torch.zeros(1, 3, 32, 64))
-    options = {"depths": (1, 1, 1, 1), "dims": (5, 6, 7, 8), "num_classes": 3}
-    assert measure_complexity("convnextv2_atto", (32, 64), **options).activations == sum(sizes)
+    """Each stage: a downsampling, C; each block: depthwise C, pointwise 4 C and C, at every position."""
+    depths, dims, positions = (1, 2, 1, 3), (5, 6, 7, 8), (8 * 16, 4 * 8, 2 * 4, 1 * 2)
+    cost = measure_complexity("convnextv2_atto", (32, 64), depths=depths, dims=dims, num_classes=3)
+    stages = [n * dim * (1 + 6 * depth) for n, dim, depth in zip(positions, dims, depths, strict=True)]
+    assert cost.activations == sum(stages) + 3
 
 
 def test_visible_tiles_cost_their_share_of_the_dense_network() -> None:
