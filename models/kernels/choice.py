@@ -1,7 +1,8 @@
 """Which implementation of an operation runs: a Triton kernel, or plain PyTorch.
 
 The rule of `impl="auto"`: Triton for tensors on an NVIDIA GPU, where Triton is installed and recent, the GPU
-has the tensor's type, and the kernel takes the shape; else PyTorch, and on a GPU one line of the log says why.
+has the tensor's type, and the kernel takes the shape; else PyTorch, and on a GPU one line of the log says
+why.
 `impl="triton"` and `impl="torch"` insist.
 """
 

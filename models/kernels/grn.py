@@ -1,7 +1,8 @@
 """Global response normalisation (ConvNeXt V2, arXiv 2301.00808, section 3.3), with its gradient.
 
 Left to autograd, GRN makes a dozen passes over the widest activations of the network, which cost ConvNeXt V2
-more than half of its speed. Written out it is three passes forward and five backward.
+more than half of its speed. Written out it is three passes forward and five backward. The Triton kernels, in
+`grn_triton.py`, take the GELU before it along.
 
 Shapes: B groups that are normalised apart (images), N positions of each, C channels.
 """
@@ -9,8 +10,11 @@ Shapes: B groups that are normalised apart (images), N positions of each, C chan
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from models.kernels.choice import Impl, use_triton
 
 EPS = 1e-6
 
@@ -18,6 +22,19 @@ EPS = 1e-6
 def response(norm: Tensor) -> Tensor:
     """Each channel's norm (B, C) over the mean of its image's channels."""
     return norm / (norm.mean(-1, keepdim=True) + EPS)
+
+
+def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, impl: Impl = "auto") -> Tensor:
+    """`global_response_norm` of gelu(x): (B, N, C), (C,) and (C,) to (B, N, C).
+
+    Args:
+        impl: see `models.kernels.choice`
+    """
+    if use_triton(impl, x):
+        from models.kernels import grn_triton
+
+        return grn_triton.gelu_grn(x, gamma, beta)
+    return global_response_norm(F.gelu(x), gamma, beta)
 
 
 def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -29,6 +46,23 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """
     out: Tensor = _GlobalResponseNorm.apply(x, gamma, beta)
     return out
+
+
+def scale_and_slope(grad_scale: Tensor, gamma: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of the gradient of x, which is scale * grad + slope * x.
+
+    Args:
+        grad_scale: (B, C), the sum of grad * x over positions
+        gamma: (C,)
+        norm: (B, C)
+    """
+    grad_response = grad_scale * gamma
+    mean = norm.mean(-1, keepdim=True) + EPS
+    # response = norm / mean: through the numerator, and through the mean that all channels share
+    shared = (grad_response * norm).sum(-1, keepdim=True) / (mean.square() * norm.shape[-1])
+    grad_norm = grad_response / mean - shared
+    slope = grad_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # of norm by x is x / norm, 0 at 0
+    return 1 + gamma * norm / mean, slope
 
 
 def _sum_type(x: Tensor) -> torch.dtype:
@@ -48,12 +82,6 @@ class _GlobalResponseNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, gamma, norm = ctx.saved_tensors
         grad_scale = (grad * x).sum(1, dtype=norm.dtype)
-        grad_response = grad_scale * gamma
-        mean = norm.mean(-1, keepdim=True) + EPS
-        # response = norm / mean: through the numerator, and through the mean that all channels share
-        shared = (grad_response * norm).sum(-1, keepdim=True) / (mean.square() * norm.shape[-1])
-        grad_norm = grad_response / mean - shared
-        slope = grad_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # of norm by x is x / norm, 0 at 0
-        scale = 1 + gamma * norm / mean
+        scale, slope = scale_and_slope(grad_scale, gamma, norm)
         grad_x = (grad * scale[:, None].to(x.dtype)).addcmul_(x, slope[:, None].to(x.dtype))
-        return grad_x, (grad_scale * norm / mean).sum(0), grad.sum((0, 1), dtype=norm.dtype)
+        return grad_x, (grad_scale * response(norm)).sum(0), grad.sum((0, 1), dtype=norm.dtype)

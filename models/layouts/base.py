@@ -8,6 +8,7 @@ last, and does not care how positions are arranged. So a network takes a layout 
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels.grn import response
@@ -44,7 +45,7 @@ class Layout(ABC):
         """A value for each image, (B, C) or (B, 1), in a shape that broadcasts against the positions x."""
 
     def grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
-        """GRN of positions (..., C), in terms of `norm` and `spread`; a layout may have a faster way.
+        """GRN of positions (..., C), in terms of `norm` and `spread`.
 
         Args:
             gamma, beta: (C,)
@@ -55,6 +56,10 @@ class Layout(ABC):
             norm = torch.linalg.vector_norm(norm, dim=0, keepdim=True).expand_as(norm)
         scale = self.spread(1 + gamma * response(norm), x)
         return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
+
+    def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
+        """`grn` of gelu(x); a layout may have a faster way."""
+        return self.grn(F.gelu(x), gamma, beta, over_batch)
 
     def batch_size(self, x: Tensor) -> int:
         """B, the images that the positions x belong to."""

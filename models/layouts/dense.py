@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels.depthwise import depthwise_map
-from models.kernels.grn import global_response_norm
+from models.kernels.grn import gelu_grn
 from models.layouts.base import Layout
 
 
@@ -34,9 +34,9 @@ class DenseLayout(Layout):
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, :]
 
-    def grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
+    def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
         groups = 1 if over_batch else self.batch_size(x)
-        return global_response_norm(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
+        return gelu_grn(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
 
     def to_map(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)

@@ -20,7 +20,7 @@ class MaskedLayout(DenseLayout):
         mask: (B, h, w), nonzero where a patch is hidden
     """
 
-    grn = Layout.grn
+    gelu_grn = Layout.gelu_grn
 
     def __init__(self, mask: Tensor) -> None:
         self.visible = mask == 0

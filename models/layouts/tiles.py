@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.kernels.choice import use_triton
 from models.kernels.depthwise import depthwise_tiles
-from models.kernels.grn import global_response_norm
+from models.kernels.grn import gelu_grn
 from models.kernels.rows import gather_rows, scatter_rows
 from models.layouts.base import Layout
 from models.layouts.dense import norm_dtype
@@ -60,9 +60,9 @@ class TilesLayout(Layout):
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, None, :]
 
-    def grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
+    def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
         groups = 1 if over_batch else self.batch_size(x)
-        return global_response_norm(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
+        return gelu_grn(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
 
     def to_map(self, x: Tensor) -> Tensor:
         batch, _, p, _, channels = x.shape

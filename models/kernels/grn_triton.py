@@ -1,0 +1,170 @@
+"""Triton kernels of GELU followed by GRN: the fewest passes over the widest activations of the network.
+
+Forward reads the pre-activation twice and writes the result once; backward reads pre-activation and gradient
+twice and writes once. GELU is computed anew each time, which costs less than to store and read it.
+
+Shapes: B groups that are normalised apart (images), N positions of each, C channels, S parts of a sum.
+"""
+
+# The bodies of the kernels are in Triton's language, which has no types.
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from models.kernels.grn import response, scale_and_slope
+
+ROWS, CHANNELS = 32, 64  # of a block: lines of 128 bytes in half precision
+SUMMED_ROWS = 512  # of a program that sums; the parts are added up in a fixed order
+
+
+def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """GRN of gelu(x): see `models.kernels.grn.gelu_grn`."""
+    out: Tensor = _GeluGRN.apply(x.contiguous(), gamma, beta)
+    return out
+
+
+class _GeluGRN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        norm = square_sums(x).sqrt()
+        ctx.save_for_backward(x, gamma, norm)
+        return scale_gelu(x, 1 + gamma * response(norm), beta)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, gamma, norm = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_scale, grad_shift = gradient_sums(x, grad)
+        scale, slope = scale_and_slope(grad_scale, gamma, norm)
+        grad_x = gradient(x, grad, scale, slope)
+        return grad_x, (grad_scale * response(norm)).sum(0), grad_shift.sum(0)
+
+
+def square_sums(x: Tensor) -> Tensor:
+    """The sum of gelu(x)^2 over positions: (B, N, C) to (B, C) float32."""
+    parts = triton.cdiv(x.shape[1], SUMMED_ROWS)
+    sums = x.new_empty(len(x), parts, x.shape[2], dtype=torch.float32)
+    _square_sums[(triton.cdiv(x.shape[2], CHANNELS), parts, len(x))](
+        x, sums, x.shape[1], C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS
+    )
+    return sums.sum(1)
+
+
+def scale_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """gelu(x) * scale + shift: (B, N, C), (B, C) and (C,) to (B, N, C) of x's type."""
+    out = torch.empty_like(x)
+    _scale_gelu[_blocks(x)](x, scale, shift, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS)
+    return out
+
+
+def gradient_sums(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of grad * gelu(x) and of grad over positions: two (B, N, C) to two (B, C) float32."""
+    parts = triton.cdiv(x.shape[1], SUMMED_ROWS)
+    sums = x.new_empty(2, len(x), parts, x.shape[2], dtype=torch.float32)
+    _gradient_sums[(triton.cdiv(x.shape[2], CHANNELS), parts, len(x))](
+        x, grad, sums[0], sums[1], x.shape[1],
+        C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS,
+    )  # fmt: skip
+    grad_scale, grad_shift = sums.sum(2)
+    return grad_scale, grad_shift
+
+
+def gradient(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
+    """gelu'(x) * (scale * grad + slope * gelu(x)): (B, N, C) of x's type; scale and slope are (B, C)."""
+    out = torch.empty_like(x)
+    _gradient[_blocks(x)](x, grad, scale, slope, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS)
+    return out
+
+
+def _blocks(x: Tensor) -> tuple[int, int, int]:
+    """Programs that cover x (B, N, C): blocks of channels, of positions, and groups."""
+    return triton.cdiv(x.shape[2], CHANNELS), triton.cdiv(x.shape[1], ROWS), len(x)
+
+
+@triton.jit
+def _gelu(x):
+    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def _load(x, row, channel, positions, C: tl.constexpr):
+    """Rows `row` of this program's group of x, in float32; 0 beyond the last row and channel."""
+    inside = (row[:, None] < positions) & (channel < C)[None, :]
+    at = (tl.program_id(2) * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
+    return tl.load(x + at, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _store(x, values, row, channel, positions, C: tl.constexpr):
+    """The counterpart of `_load`."""
+    inside = (row[:, None] < positions) & (channel < C)[None, :]
+    at = (tl.program_id(2) * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
+    tl.store(x + at, values.to(x.dtype.element_ty), inside)
+
+
+@triton.jit
+def _square_sums(
+    x, sums, positions,
+    C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * SUMMED_ROWS
+    total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
+        value = _gelu(_load(x, start + tl.arange(0, ROWS), channel, positions, C))
+        total += value * value
+    part = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+    tl.store(sums + part * C + channel, tl.sum(total, 0), channel < C)
+
+
+@triton.jit
+def _scale_gelu(
+    x, scale, shift, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    factor = tl.load(scale + tl.program_id(2) * C + channel, channel < C, 0.0).to(tl.float32)
+    term = tl.load(shift + channel, channel < C, 0.0).to(tl.float32)
+    value = _gelu(_load(x, row, channel, positions, C)) * factor[None, :] + term[None, :]
+    _store(out, value, row, channel, positions, C)
+
+
+@triton.jit
+def _gradient_sums(
+    x, grad, scale_sums, shift_sums, positions,
+    C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * SUMMED_ROWS
+    products = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
+        row = start + tl.arange(0, ROWS)
+        slope = _load(grad, row, channel, positions, C)
+        products += slope * _gelu(_load(x, row, channel, positions, C))
+        total += slope
+    at = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * C + channel
+    tl.store(scale_sums + at, tl.sum(products, 0), channel < C)
+    tl.store(shift_sums + at, tl.sum(total, 0), channel < C)
+
+
+@triton.jit
+def _gradient(
+    x, grad, scale, slope, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    factor = tl.load(scale + tl.program_id(2) * C + channel, channel < C, 0.0)
+    tilt = tl.load(slope + tl.program_id(2) * C + channel, channel < C, 0.0)
+    value = _load(x, row, channel, positions, C)
+    below = 0.5 * (1 + tl.erf(value * 0.7071067811865476))  # share of the normal distribution below value
+    density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
+    outer = _load(grad, row, channel, positions, C) * factor[None, :] + value * below * tilt[None, :]
+    _store(out, outer * (below + value * density), row, channel, positions, C)
