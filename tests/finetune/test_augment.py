@@ -1,0 +1,92 @@
+"""Augmentation: what timm gives, on whatever images, from seeds alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+
+from fcmae.data.config import ImagesConfig
+from fcmae.data.seeding import seeded
+from fcmae.engine.errors import UserError
+from finetune.augment import auto_augment, mixing, random_erasing, training_transform
+from finetune.config import AugmentConfig
+
+MEAN = (0.5, 0.4, 0.3)
+
+
+def photo(channels: int, size: int = 40) -> torch.Tensor:
+    ramp = torch.arange(size * size * channels) * 251 % 256
+    return ramp.reshape(channels, size, size).to(torch.uint8)
+
+
+def test_rand_augment_is_timm_s() -> None:
+    policy = "rand-m6-mstd0.5-inc1"
+    ours = auto_augment(policy, (40, 40), MEAN)
+    theirs = rand_augment_transform(policy, {"translate_const": 18, "img_mean": (128, 102, 76)})
+    image = photo(3)
+    for seed in range(20):
+        with seeded(seed):
+            left = ours(image)
+        with seeded(seed):
+            right = theirs(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        assert torch.equal(left.permute(1, 2, 0), torch.from_numpy(np.array(right)))
+
+
+@pytest.mark.parametrize(
+    "policy", ["rand-m10-n4-mstd101-inc1", "rand-m1-n4", "original-mstd0.5", "v0", "3a", "augmix-m5"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_policy_breaks_an_image(policy: str, channels: int) -> None:
+    transform = auto_augment(policy, (40, 40), MEAN[:channels])
+    for seed in range(40):
+        with seeded(seed):
+            result = transform(photo(channels))
+        assert (result.dtype, result.shape) == (torch.uint8, (channels, 40, 40))
+
+
+def test_a_policy_that_timm_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match="rand-x9"):
+        auto_augment("rand-x9", (40, 40), MEAN)
+
+
+def test_the_same_seed_gives_the_same_image_and_another_another() -> None:
+    augment = AugmentConfig(color_jitter=0.4)
+    transform = training_transform((24, 16), ImagesConfig(), augment, MEAN)
+    drawn = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            drawn.append(transform(photo(3)))
+    assert drawn[0].shape == (3, 24, 16)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
+def test_erasing_fills_a_rectangle_in_its_mode(mode: str) -> None:
+    erase = random_erasing(AugmentConfig(erase=1.0, erase_mode=mode), torch.device("cpu"))  # type: ignore[arg-type]
+    assert erase is not None
+    with seeded(3):
+        image = erase(torch.full((1, 3, 32, 32), 9.0))[0]
+    hole = (image != 9).any(0)
+    rows, columns = hole.any(1), hole.any(0)
+    assert 0 < hole.sum() == rows.sum() * columns.sum()  # a full rectangle
+    values = image[:, hole]
+    distinct = len(values[0].unique())
+    assert {
+        "const": distinct == 1 and (values == 0).all(),
+        "rand": distinct == 1,
+        "pixel": distinct == hole.sum() > 1,
+    }[mode]
+    assert random_erasing(AugmentConfig(erase=0.0), torch.device("cpu")) is None
+
+
+def test_mixing_gives_targets_that_match_the_pixels() -> None:
+    mix = mixing(AugmentConfig(mixup=0.8, label_smoothing=0.0), num_classes=4)
+    assert mix is not None
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2).clone()
+    with seeded(0):
+        mixed, targets = mix(images, torch.arange(4))
+    # image i has the value i and the class i, so that a target's mean class is the image's value
+    assert torch.allclose(targets @ torch.arange(4.0), mixed[:, 0, 0, 0])
+    assert mixing(AugmentConfig(), num_classes=4) is None

@@ -1,0 +1,102 @@
+"""Figures of a classifier, against scikit-learn's, whatever the batches, processes and broken files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
+
+import fcmae.data.once
+from fcmae.data.broken import BrokenList
+from fcmae.data.dataset import ArraySource
+from fcmae.data.decode import BrokenImage
+from fcmae.data.labelled import Labelled
+from fcmae.data.once import Reader
+from fcmae.engine.distributed import World
+from finetune.figures import worst_classes
+from finetune.measure import Scores, measure
+
+CPU = torch.device("cpu")
+N, K = 53, 8
+
+
+class WithBroken(ArraySource):
+    """Images of which number 5 cannot be read."""
+
+    def read(self, i: int) -> torch.Tensor:
+        if i == 5:
+            raise BrokenImage(Path("5"), "torn")
+        return super().read(i)
+
+
+@pytest.fixture
+def problem() -> tuple[Labelled, torch.Tensor]:
+    """Images whose pixels hold their number, and logits for each; class 7 has no image."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.arange(N, dtype=torch.uint8)[:, None, None, None].expand(N, 1, 4, 4)
+    labels = torch.randint(0, K - 1, (N,), generator=generator)
+    logits = torch.randn(N, K, generator=generator) + 2 * torch.nn.functional.one_hot(labels, K)
+    return Labelled(WithBroken(images, "image"), labels, [f"class {i}" for i in range(K)]), logits
+
+
+def reader(batch_size: int) -> Reader:
+    return Reader((4, 4), 1.0, (0.0,), (1.0,), batch_size, 0, CPU)
+
+
+def scored(
+    problem: tuple[Labelled, torch.Tensor], batch_size: int, broken: BrokenList | None = None
+) -> Scores:
+    data, logits = problem
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return logits[(255 * images[:, 0, 0, 0]).round().long()]
+
+    return measure(predict, data, reader(batch_size), confusion=True, broken=broken)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_figures_are_those_of_scikit_learn(
+    problem: tuple[Labelled, torch.Tensor], batch_size: int, tmp_path: Path
+) -> None:
+    scores = scored(problem, batch_size, BrokenList(tmp_path / "broken.txt"))
+    kept = np.arange(N) != 5
+    labels, logits = problem[0].labels.numpy()[kept], problem[1][kept]
+    shares = logits.double().softmax(1).numpy()
+    every = np.arange(K)
+    figures = scores.figures()
+    assert figures["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=1, labels=every))
+    assert figures["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=5, labels=every))
+    assert figures["val_loss"] == pytest.approx(log_loss(labels, shares, labels=every), rel=1e-5)
+    predicted = logits.argmax(1).numpy()
+    recall = confusion_matrix(labels, predicted, labels=every).diagonal()[:7] / np.bincount(labels)[:7]
+    assert figures["mean_class"] == pytest.approx(100 * recall.mean())
+    assert scores.confusion.tolist() == confusion_matrix(labels, predicted, labels=every).tolist()
+    assert (tmp_path / "broken.txt").read_text() == "image 5\ttorn\n"
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_shares_of_several_processes_add_up(
+    problem: tuple[Labelled, torch.Tensor], monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    alone = scored(problem, 16)
+    parts = []
+    for rank in range(world):
+        monkeypatch.setattr(fcmae.data.once, "current_world", lambda rank=rank: World(rank, world))
+        parts.append(scored(problem, 16))
+    assert sum(part.confusion for part in parts).tolist() == alone.confusion.tolist()
+    assert sum(int(part.top5) for part in parts) == int(alone.top5)
+    assert sum(float(part.loss) for part in parts) == pytest.approx(float(alone.loss))
+
+
+def test_the_worst_class_comes_first(problem: tuple[Labelled, torch.Tensor]) -> None:
+    scores = scored(problem, 16)
+    rows = worst_classes(scores, problem[0].classes)
+    assert [row[2] for row in rows] == sorted(row[2] for row in rows)
+    assert len(rows) == K - 1  # one class has no image
+    name, count, share, confused = rows[0]
+    number = problem[0].classes.index(name)
+    row = scores.confusion[number].tolist()
+    assert (sum(row), 100 * row[number] / sum(row)) == (count, share)
+    others = {problem[0].classes[i]: value for i, value in enumerate(row) if i != number}
+    assert others[confused] == max(others.values())

@@ -1,0 +1,183 @@
+"""What a trained network is used for: evaluate, predict, embed, probe, from the weights of a run."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_run import NETWORK, run_small, small_config
+
+from fcmae.data.digits import load_digits_images
+from fcmae.engine.errors import UserError
+from fcmae.engine.probe import knn_accuracy, linear_accuracy
+from finetune.collapse import channel_distance, collapse_by_block
+from finetune.config import AugmentConfig
+from finetune.evaluate import evaluate
+from finetune.network import open_network
+from finetune.predict import embed, predict
+from finetune.probe import probe
+from models import create_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on some of the digits, good enough to tell them apart."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    plain = AugmentConfig(auto_augment=None, erase=0.0)
+    optim = replace(small_config(out).optim, lr=6e-3)
+    run_small(out, train_fraction=0.3, epochs=5, augment=plain, optim=optim, layer_decay=1.0, ema_decay=None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits 0 to 29 as files in class folders, and one broken file."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    images, labels = load_digits_images(16)
+    for i in range(30):
+        path = root / str(int(labels[i])) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i, 0].numpy()).save(path)
+    (root / "3" / "torn.png").write_bytes((root / "3" / "3.png").read_bytes()[:60])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def logged(run: Path) -> dict[str, float]:
+    records = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return max((each for each in records if "epoch_loss" in each), key=lambda each: each["top1"])
+
+
+def test_evaluate_repeats_what_training_measured(run: Path, tmp_path: Path) -> None:
+    figures = evaluate(run, "digits", out=tmp_path / "report", device="cpu", workers=0, batch_size=50)
+    for name in ("top1", "top5", "mean_class", "val_loss"):
+        assert figures[name] == pytest.approx(logged(run)[name], rel=1e-4)
+    assert (figures["images"], figures["unreadable"]) == (359, 0)
+    assert json.loads((tmp_path / "report" / "figures.json").read_text()) == figures
+    with (tmp_path / "report" / "confusion.csv").open() as file:
+        header, *rows = csv.reader(file)
+    counts = np.array([row[1:] for row in rows], int)
+    assert header[1:] == [row[0] for row in rows] == [str(i) for i in range(10)]
+    assert counts.sum() == 359
+    assert 100 * counts.trace() / 359 == pytest.approx(figures["top1"])
+    for name in ("confusion.png", "worst_classes.png"):
+        assert Image.open(tmp_path / "report" / name).size[0] > 200
+
+
+def test_evaluate_knows_classes_by_name(run: Path, folder: Path) -> None:
+    figures = evaluate(run, str(folder), device="cpu", workers=0)
+    assert (figures["images"], figures["unreadable"]) == (30, 1)
+    for path in sorted(folder.iterdir())[:5]:
+        path.rename(folder / f"hidden.{path.name}")  # a hidden class is a missing class
+    try:
+        with pytest.raises(UserError, match=r"without 5 of them \(hidden\.0"):
+            evaluate(run, str(folder), device="cpu", workers=0)
+    finally:
+        for path in folder.glob("hidden.*"):
+            path.rename(folder / path.name.removeprefix("hidden."))
+
+
+def test_predict_writes_the_likeliest_classes_and_lists_broken_files(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.csv"
+    assert predict(run, folder, out, topk=3, batch_size=7, workers=0, device="cpu") == (30, 1)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file"] for row in rows) == sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*.png") if path.name != "torn.png"
+    )
+    assert (tmp_path / "results.csv.broken.txt").read_text().startswith("3/torn.png\t")
+    network = open_network(run, CPU)
+    for row in rows[:5]:
+        pixels = torch.from_numpy(np.array(Image.open(folder / row["file"])))[None, None] / 255
+        with torch.no_grad():
+            shares = network.model((pixels - 0.5) / 0.25).softmax(1)[0]
+        assert int(row["class_1"]) == int(shares.argmax())
+        assert float(row["probability_1"]) == pytest.approx(float(shares.max()), abs=1e-3)
+        assert float(row["probability_1"]) >= float(row["probability_2"]) >= float(row["probability_3"])
+    right = sum(row["class_1"] == row["file"].split("/")[0] for row in rows)
+    assert right > 15  # of 30
+
+
+def test_embed_gives_what_the_head_is_given(run: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    assert embed(run, folder, out, batch_size=7, workers=0, device="cpu") == (30, 1)
+    with np.load(out, allow_pickle=False) as file:
+        features, files = file["features"], file["files"].tolist()
+    assert (features.dtype, features.shape) == (np.float32, (30, 24))
+    head = open_network(run, CPU).model.head
+    with torch.no_grad():
+        logits = head(torch.from_numpy(features))  # type: ignore[operator]
+    predict(run, folder, tmp_path / "results.csv", workers=0, device="cpu")
+    with (tmp_path / "results.csv").open(newline="") as stream:
+        assert {row["file"]: int(row["class_1"]) for row in csv.DictReader(stream)} == dict(
+            zip(files, logits.argmax(1).tolist(), strict=True)
+        )
+
+
+def test_probe_tells_trained_features_from_fresh_ones(run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "collapse.png"
+    trained = probe(run, "digits", collapse=picture, limit=400, device="cpu", workers=0)
+    assert trained["knn"] > 70
+    assert trained["linear"] > 70
+    assert 380 <= trained["train_images"] <= 420
+    assert list(trained["collapse"]) == ["stages.0.0", "stages.1.0", "stages.2.0", "stages.3.0"]
+    assert Image.open(picture).size[0] > 200
+
+
+def test_probes_find_what_the_features_hold() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 50)
+    clear = np.eye(4)[labels] + 0.1 * generator.normal(size=(200, 4))
+    noise = generator.normal(size=(200, 4))
+    for accuracy in (knn_accuracy, linear_accuracy):
+        assert accuracy((clear[::2], labels[::2]), (clear[1::2], labels[1::2])) == 100
+        assert accuracy((noise[::2], labels[::2]), (noise[1::2], labels[1::2])) < 50
+
+
+def test_channel_distance_is_the_mean_over_pairs() -> None:
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    for image, distance in zip(x, channel_distance(x), strict=True):
+        channels = image.flatten(0, 1).T
+        pairs = [
+            (1 - torch.nn.functional.cosine_similarity(channels[i], channels[j], dim=0)) / 2
+            for i in range(5)
+            for j in range(5)
+            if i != j
+        ]
+        assert float(distance) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-6)
+    alike = torch.ones(1, 4, 4, 6)
+    assert float(channel_distance(alike)) == pytest.approx(0, abs=1e-9)
+
+
+def test_collapse_leaves_no_hook_behind() -> None:
+    model = create_model("convnextv2_atto", num_classes=0, depths=(1, 1, 2, 1), dims=(4, 4, 4, 4))
+    found = collapse_by_block(model, torch.randn(2, 3, 64, 64))
+    assert list(found) == ["stages.0.0", "stages.1.0", "stages.2.0", "stages.2.1", "stages.3.0"]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_weights_that_do_not_fit_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="multiple of 8"):
+        evaluate(run, "digits", image_size=20, device="cpu")
+    with pytest.raises(UserError, match="holds neither of"):
+        evaluate(tmp_path, "digits", device="cpu")
+    encoder = tmp_path / "official.pth"
+    options = {"in_chans": NETWORK.in_chans or 1, "num_classes": 7}
+    torch.save({"model": create_model("convnextv2_atto", **options).state_dict()}, encoder)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"has 10 classes and the head of .* has 7"):
+        evaluate(encoder, str(folder), device="cpu", workers=0)
+    torch.save({"model": create_model("convnextv2_atto", num_classes=0).state_dict()}, encoder)
+    with pytest.raises(UserError, match="without a head: fine-tune it first"):
+        predict(encoder, folder, tmp_path / "out.csv", device="cpu", workers=0)
