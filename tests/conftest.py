@@ -1,10 +1,14 @@
 """What tests of several rooms share."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; it looks once, when it is imported
 
 Randomize = Callable[[nn.Module], nn.Module]
 
