@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from fcmae.engine.errors import UserError
 from launch import commands, second_stage
+from launch.jobs import jobs_command
+from launch.own_code import find_foreign
+from launch.submit import submit_command
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "pretrain": (commands.pretrain, "train an encoder on images without labels"),
@@ -16,6 +19,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "predict": (second_stage.predict, "classify a folder of images"),
     "embed": (second_stage.embed, "write the features of a folder of images"),
     "export": (second_stage.export, "convert weights to onnx, timm, transformers or torch"),
+    "submit": (submit_command, "queue a stage, a sweep or a pipeline on a cluster, or on this machine"),
+    "jobs": (jobs_command, "show or cancel what was submitted"),
     "info": (commands.info, "list the sizes: parameters, multiply-adds, activations"),
 }
 
@@ -29,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     try:
+        foreign = find_foreign()
+        if foreign:
+            raise UserError(foreign)
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
         return COMMANDS[name][0](rest)

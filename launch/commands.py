@@ -11,6 +11,13 @@ from fcmae.engine.settings import Parser, settings_parser, to_settings
 
 def pretrain(argv: list[str]) -> int:
     """Train an encoder without labels."""
+    config = read_pretraining(argv)
+    with joined(config.device, config.loop.timeout_minutes):
+        return run_pretraining(config)
+
+
+def read_pretraining(argv: list[str]) -> PretrainConfig:
+    """The settings of a pre-training from its command line."""
     parser = settings_parser(
         PretrainConfig,
         "fcmae pretrain",
@@ -18,9 +25,7 @@ def pretrain(argv: list[str]) -> int:
         "recipe 'digits' or, for a folder of images, 'folder'. The same command again resumes the run.",
     )
     default = "folder" if names_option(argv, "--data") else "digits"
-    config = to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
-    with joined(config.device, config.loop.timeout_minutes):
-        return run_pretraining(config)
+    return to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
 
 
 def run_pretraining(config: PretrainConfig) -> int:

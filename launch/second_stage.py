@@ -16,6 +16,13 @@ DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, ci
 
 def finetune(argv: list[str]) -> int:
     """Train a classifier on labels."""
+    config = read_finetuning(argv)
+    with joined(config.device, config.loop.timeout_minutes):
+        return run_finetuning(config)
+
+
+def read_finetuning(argv: list[str]) -> FinetuneConfig:
+    """The settings of a fine-tuning from its command line."""
     parser = settings_parser(
         FinetuneConfig,
         "fcmae finetune",
@@ -23,9 +30,7 @@ def finetune(argv: list[str]) -> int:
         "the recipe 'digits' or, for other data, 'small_folder'. The same command again resumes the run.",
     )
     default = "small_folder" if names_option(argv, "--data") else "digits"
-    config = to_settings(FinetuneConfig, parser.read(with_recipe(argv, "finetune", default)))
-    with joined(config.device, config.loop.timeout_minutes):
-        return run_finetuning(config)
+    return to_settings(FinetuneConfig, parser.read(with_recipe(argv, "finetune", default)))
 
 
 def run_finetuning(config: FinetuneConfig) -> int:

@@ -263,8 +263,8 @@ def _end_when_main_says() -> None:
 def choose_workers(device: torch.device, processes: int | None = None) -> int:
     """Number of workers for each of `processes` training processes of this machine; none counts the run's.
 
-    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores per
-    task of a SLURM job are those of one process already.
+    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
+    per task of a SLURM job are those of one process already.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= processes or current_world().local_size
