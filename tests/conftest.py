@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; it looks once, when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; read once, at Triton's import
 
 Randomize = Callable[[nn.Module], nn.Module]
 
