@@ -87,7 +87,10 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
     train_folder, val_folder = (_subfolder(root, names) for names in (TRAIN_NAMES, VAL_NAMES))
     if train_folder and val_folder:
         train, val = (ClassFolders.read(ImageIndex.scan(path)) for path in (train_folder, val_folder))
+        _check_several(train)
         _check_same_classes(train, val)
+        train.check_readable()
+        val.check_readable()
     elif train_folder or val_folder:
         raise UserError(
             f"{root} has {(train_folder or val_folder or root).name}/ but not the other half: add "
@@ -96,11 +99,10 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
     else:
         both = ClassFolders.read(ImageIndex.scan(root))
         _check_several(both)
+        both.check_readable()
         kept, taken = split_by_class(both.labels, val_fraction, seed)
         train, val = both.select(kept), both.select(taken)
         _check_val_images(val, val_fraction)
-    _check_several(train)
-    train.check_readable()
     return train, val
 
 

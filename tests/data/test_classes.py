@@ -88,7 +88,7 @@ def test_classes_that_do_not_match_are_refused(
 def test_a_tree_that_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no validation image.*b"):
         find_classes(make(tmp_path / "single image", {"a": 5, "b": 1}), 0.2, 0)
-    with pytest.raises(UserError, match="none of the 3 images of this class"):
+    with pytest.raises(UserError, match="none of the 4 images of this class"):
         find_classes(make(tmp_path / "broken", {"a": 5, "b": 4}, broken=("b",)), 0.2, 0)
     with pytest.raises(UserError, match="one class only"):
         find_classes(make(tmp_path / "one", {"a": 5}), 0.2, 0)

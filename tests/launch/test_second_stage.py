@@ -1,0 +1,157 @@
+"""The commands that use an encoder: what is wrong is said in one line, before anything slow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from launch.cli import main
+from models import create_model
+
+TINY = ["--image-size=32", "--batch-size=4", "--images.workers=0", "--device=cpu"]
+
+
+def make_classes(root: Path, counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: two classes in data/, and weights of a classifier of other ones in weights."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    make_classes(Path("data"), {"cat": 6, "dog": 6})
+    model = create_model("convnextv2_atto", num_classes=2, depths=(1, 1, 1, 1), dims=(4, 4, 4, 4))
+    metadata = {
+        "format": "fcmae.classifier.1", "model": "convnextv2_atto", "class_names": ["cat", "cow"],
+        "options": {"in_chans": 3, "stem_stride": 4, "depths": [1, 1, 1, 1], "dims": [4, 4, 4, 4]},
+        "image_size": [32, 32], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3,
+    }  # fmt: skip
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    save_file(model.state_dict(), "weights.safetensors", metadata=texts)
+    return tmp_path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a command which cannot work writes."""
+    assert main(list(words)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fcmae: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(data: str) -> str:
+        return refusal(capsys, "finetune", "--data", data, *TINY)
+
+    make_classes(Path("one"), {"cat": 3})
+    assert "one class only (cat)" in refused("one")
+    make_classes(Path("lonely"), {"cat": 3, "dog": 1})
+    assert "no validation image" in refused("lonely")
+    make_classes(Path("uneven/train"), {"cat": 3, "dog": 3})
+    make_classes(Path("uneven/val"), {"cat": 3, "cow": 3})
+    assert "no image of 1 of the 2 classes" in refused("uneven")
+    make_classes(Path("torn"), {"cat": 3, "dog": 3})
+    for path in Path("torn/dog").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert "none of the 3 images of this class can be read" in refused("torn")
+    assert "does not exist" in refused("nowhere")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init=nowhere"], "nowhere: no such weights"),
+        (["--init=data"], "holds neither of model.safetensors, encoder.safetensors"),
+        (["--init=weights.safetensors", "--model=convnextv2_tiny"], "holds convnextv2_atto, not"),
+        (["--init=weights.safetensors", "--network.depths=[2,1,1,1]"], "in another network"),
+        (["--init=data/cat/0.png"], "0.png"),
+        (["--model=convnextv2_ato"], "did you mean convnextv2_atto"),
+        (["--model=timm:resnet5"], "timm refuses"),
+        (["--image-size=100"], "multiple of the network's stride 32"),
+        (["--batch-size=500"], "does not fit the"),
+        (["--augment.mixup=0.8", "--batch-size=5"], "must be even"),
+        (["--augment.auto-augment=randm9"], "try rand-m9-mstd0.5-inc1"),
+        (["--augment.auto-augment=rand-x9"], "timm does not understand it"),
+        (["--best=ema_top1", "--ema-decay=null"], "no moving average is kept"),
+        (["--best=accuracy"], "choose loss, val_loss, top1"),
+        (["--network.freeze=5"], "choose 0 to 4"),
+        (["--val-fraction=1.5"], "a share between 0 and 1"),
+        (["--mixup=0.8"], "did you mean 'augment.mixup'"),
+        (["--config=convnext_v2"], "no built-in recipe of that name"),
+        (["--device=cuda:99"], "cuda"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in refusal(capsys, "finetune", "--data=data", *TINY, *options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--weights=nowhere"], "no such weights"),
+        (["evaluate", "--weights=weights.safetensors", "--data=nowhere"], "does not exist"),
+        (["evaluate", "--weights=weights.safetensors", "--data=data"], "without 1 of them (dog)"),
+        (["evaluate", "--weights=weights.safetensors", "--out=no/where"], "no does not exist"),
+        (["predict", "--weights=weights.safetensors", "--images=nowhere"], "does not exist"),
+        (["predict", "--weights=weights.safetensors", "--images=data", "--out=no/x"], "no does not exist"),
+        (["embed", "--weights=weights.safetensors", "--images=weights.safetensors"], "is a file"),
+        (["embed", "--weights=weights.safetensors", "--images=data", "--batch-size=0"], "at least 1"),
+        (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
+        (["probe", "--weights=weights.safetensors", "--neighbours=3"], "did you mean 'neighbors'"),
+        (["predict", "--images=data"], "weights"),
+    ],
+)  # fmt: skip
+def test_uses_that_cannot_work(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert message in refusal(capsys, *words)
+
+
+def test_wrong_paths_are_reported_without_importing_torch(folder: Path) -> None:
+    commands = [
+        ["finetune", "--data=nowhere"],
+        ["finetune", "--init=nowhere"],
+        ["evaluate", "--weights=weights.safetensors", "--data=data"],
+        ["predict", "--weights=weights.safetensors", "--images=nowhere"],
+    ]
+    code = (
+        "import sys, json\nfrom launch.cli import main\n"
+        "assert all(main(words) == 2 for words in json.loads(sys.argv[1]))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(commands)], check=True, capture_output=True)
+
+
+def test_from_folder_to_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fine-tune by the newcomer's recipe, evaluate, predict, embed: the commands say where to look."""
+    words = ["--init=weights.safetensors", "--epochs=1", "--optim.warmup-epochs=0", "--out=run"]
+    assert main(["finetune", "--data=data", *TINY, *words]) == 0
+    assert "run/model.safetensors" in capsys.readouterr().out
+    assert main(["evaluate", "--weights=run", "--data=data", "--out=report", "--workers=0"]) == 0
+    assert "12 images, 0 unreadable" in capsys.readouterr().out
+    assert main(["predict", "--weights=run", "--images=data", "--topk=1", "--workers=0"]) == 0
+    assert len(Path("results.csv").read_text().splitlines()) == 13
+    assert main(["embed", "--weights=run", "--images=data", "--workers=0"]) == 0
+    assert np.load("results.npz")["features"].shape == (12, 4)
+    assert main(["finetune", "--data=data", *TINY, *words]) == 0  # complete: returns at once
+
+
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "probe", "predict", "embed", "export"])
+def test_help_spells_options_with_hyphens(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "--image-size" in shown or "--batch-size" in shown
+    assert "_size " not in shown.replace("{", " ")
