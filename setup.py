@@ -42,7 +42,7 @@ setup(
         "submitit>=1.5",
         "tensorboard>=2.16",
         "safetensors>=0.5",
-        "jsonargparse>=4.40",
+        "jsonargparse>=4.49",
         "docstring-parser>=0.16",
         "PyYAML>=6",
         "rich>=13",

@@ -31,7 +31,6 @@ def prepare(config: PretrainConfig) -> RunFolder:
     else:
         name = f"{Path(config.data).resolve().name}-{config.model}"
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
-    resuming = run.config.exists()
     index = None if config.data == DIGITS else list_images(config, run)
     num_images = NUM_DIGITS if index is None else len(index)
     if config.batch_size > num_images:
@@ -39,10 +38,9 @@ def prepare(config: PretrainConfig) -> RunFolder:
             f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
             f"choose --batch-size {num_images} or less"
         )
-    if resuming:
-        check_checkpoints(run)
+    check_checkpoints(run)
     run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
-    if index is not None and not index_file(run).exists():  # a resumed run may have been killed before this
+    if index is not None:
         index.save(index_file(run))
     return run
 
@@ -58,7 +56,7 @@ def list_images(config: PretrainConfig, run: RunFolder) -> ImageIndex:
     Raises:
         UserError: no such folder, or no image in it that looks like one
     """
-    if index_file(run).exists():
+    if run.started and index_file(run).exists():
         return ImageIndex.load(index_file(run))
     index = ImageIndex.scan(config.data)
     index.check_headers()
@@ -90,6 +88,8 @@ def check_geometry(config: PretrainConfig) -> None:
     }
     check_counts(counts)
     config.optim.check(config.epochs)
+    config.loop.check()
+    config.images.check()
 
 
 def check_ranges(config: PretrainConfig) -> None:
@@ -98,6 +98,13 @@ def check_ranges(config: PretrainConfig) -> None:
     Raises:
         UserError: see above
     """
+    if config.decoder.depth < 0:
+        raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be cut into optim.accumulate = {config.optim.accumulate} "
+            "equal parts: choose a multiple"
+        )
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed is {config.seed}: it must be at least 0, and below 2^63")
     if not 0 <= config.network.drop_path_rate < 1:

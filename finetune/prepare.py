@@ -37,12 +37,10 @@ def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
     else:
         name = f"finetune-{data_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
-    resuming = run.config.exists()
-    lists = {} if resuming else list_images(config)
+    lists = {} if run.started else list_images(config)
     num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
     check_batch(config, num_images)
-    if resuming:
-        check_checkpoints(run)
+    check_checkpoints(run)
     run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
     for split, index in lists.items():
         index.save(index_file(run, split))
@@ -86,6 +84,8 @@ def check(config: FinetuneConfig) -> None:
         if not fits:
             raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
     config.optim.check(config.epochs)
+    config.loop.check()
+    config.images.check()
     if config.ema_decay is not None and config.loop.sharding == "fsdp":
         raise UserError(
             "loop.sharding is fsdp, with which no moving average is kept: set ema_decay to null, or use ddp"

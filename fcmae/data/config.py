@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fcmae.engine.errors import UserError
+
 DIGITS = "digits"  # the name of the built-in data
 NUM_DIGITS = 1797
 
@@ -27,3 +29,19 @@ class ImagesConfig:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     value_range: tuple[float, float] | None = None
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: see above
+        """
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(
+                f"images.crop_scale is {self.crop_scale}: give two shares, 0 < smallest <= largest <= 1"
+            )
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"images.workers is {self.workers}: 0 reads in the main process")
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise UserError(f"images.value_range is {self.value_range}: the first value must be the smaller")

@@ -42,10 +42,16 @@ class OptimConfig:
         Raises:
             UserError: a rate or a count that is not positive, or a warm-up longer than the run
         """
-        for name in ("base_lr", "lr", "clip_grad", "accumulate"):
+        for name in ("base_lr", "lr", "clip_grad", "accumulate", "step_epochs", "step_gamma"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"optim.{name} is {value}: it must be above 0")
+        for name in ("min_lr", "weight_decay", "warmup_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"optim.{name} is {value}: it must not be below 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas are {self.betas}: each must be at least 0 and below 1")
         if self.warmup_epochs is not None and self.warmup_epochs > epochs:
             raise UserError(
                 f"optim.warmup_epochs is {self.warmup_epochs:g} in a run of {epochs} epochs: the learning "
@@ -80,3 +86,15 @@ class LoopConfig:
     sharding: Literal["ddp", "fsdp"] = "ddp"
     reduce_dtype: Literal["float32", "bf16"] = "float32"
     timeout_minutes: float = 10.0
+
+    def check(self) -> None:
+        """Refuse counts and times that no run can mean.
+
+        Raises:
+            UserError: see above
+        """
+        for name in ("log_every", "save_every", "keep", "timeout_minutes"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
+        if self.save_minutes < 0:
+            raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")

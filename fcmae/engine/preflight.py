@@ -64,8 +64,8 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
     """
     for number in itertools.count(1):
         run = RunFolder(Path("runs") / (f"{name}-{number}" if number > 1 else name))
-        if not run.path.exists():
+        if not run.path.exists() or (run.config.exists() and not run.started):
             return run
-        if run.config.exists() and resume and not run.differences(config, volatile):
+        if run.started and resume and not run.differences(config, volatile):
             return run
     raise AssertionError("unreachable")

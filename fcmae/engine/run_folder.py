@@ -46,6 +46,11 @@ class RunFolder:
         state.pop("_tensorboard", None)
         return state
 
+    @property
+    def started(self) -> bool:
+        """Whether there is a run in the folder that has logged or saved anything."""
+        return self.config.exists() and (self.log_file.exists() or any(self.checkpoints.glob("*.pt")))
+
     def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Make the folder this run's own, and save the run's settings in it.
 
@@ -60,7 +65,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written, is in use, holds another run or something that is no run
         """
-        resumed = self.config.exists()
+        resumed = self.started
         if resumed:
             if not resume:
                 raise UserError(f"{self.path} already holds a run: resume it, or choose another folder")
@@ -70,7 +75,7 @@ class RunFolder:
                     f"{self.path} holds a different run: {'; '.join(differences)}. "
                     f"Choose another folder, or repeat that run's settings to continue it"
                 )
-        elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif self._holds_something_else(config):
             raise UserError(
                 f"{self.path} is not empty, and not a run (no config.yaml); choose another folder"
             )
@@ -84,6 +89,15 @@ class RunFolder:
                 reason = error.strerror or str(error)
                 raise UserError(f"{self.path} cannot be written ({reason}); choose another folder") from error
         return resumed
+
+    def _holds_something_else(self, config: dict[str, Any]) -> bool:
+        """Whether there is more here than a run leaves that failed before its first step."""
+        if not self.path.is_dir():
+            return False
+        if self.config.exists():
+            self.differences(config)  # raises where it is not a run's
+        left = (".lock", "*.npz", "config.yaml" if self.config.exists() else ".lock")
+        return any(not any(fnmatch(entry.name, name) for name in left) for entry in self.path.iterdir())
 
     def start_log(self, step: int, finished_epochs: int) -> None:
         """Continue the log from a checkpoint: what a killed process logged beyond it is dropped.

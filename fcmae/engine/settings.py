@@ -96,7 +96,7 @@ def read_settings(kind: type[Settings], path: Path) -> Settings:
 def to_settings(kind: type[Settings], parsed: Any) -> Settings:
     """The dataclass from what a `settings_parser` parsed."""
     parser = settings_parser(kind, "fcmae", "")
-    values = vars(parser.instantiate_classes(parsed))
+    values = vars(parser.instantiate(parsed))
     return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 

@@ -21,6 +21,13 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {**CONFIG, **changes}
 
 
+def started(path: Path) -> None:
+    """A run that has logged its first step."""
+    run = RunFolder(path)
+    run.claim(CONFIG)
+    run.log({"step": 1, "loss": 1.0})
+
+
 def test_new_folder_holds_the_config(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a" / "b")
     assert run.claim(CONFIG) is False
@@ -28,14 +35,14 @@ def test_new_folder_holds_the_config(tmp_path: Path) -> None:
 
 
 def test_same_run_is_resumed_and_volatile_keys_may_change(tmp_path: Path) -> None:
-    RunFolder(tmp_path).claim(CONFIG)
+    started(tmp_path)
     again = changed(out=Path("elsewhere"), loop={"keep": 5})
     assert RunFolder(tmp_path).claim(again, VOLATILE) is True
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loop"] == {"keep": 5}
 
 
 def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
-    RunFolder(tmp_path).claim(CONFIG)
+    started(tmp_path)
     before = (tmp_path / "config.yaml").read_bytes()
     other = changed(model="tiny", clip=1.0, loop={"keep": 3}, seed=1)
     with pytest.raises(UserError, match="different run") as caught:
@@ -51,8 +58,23 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
-def test_existing_run_is_refused_when_not_resuming(tmp_path: Path) -> None:
+def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
     RunFolder(tmp_path).claim(CONFIG)
+    (tmp_path / "images.npz").touch()
+    assert RunFolder(tmp_path).claim(changed(model="tiny")) is False
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"] == "tiny"
+
+
+def test_somebody_elses_config_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("site: mine")
+    (tmp_path / "index.html").touch()
+    with pytest.raises(UserError, match="not empty, and not a run"):
+        RunFolder(tmp_path).claim(CONFIG)
+    assert (tmp_path / "config.yaml").read_text() == "site: mine"
+
+
+def test_existing_run_is_refused_when_not_resuming(tmp_path: Path) -> None:
+    started(tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
         RunFolder(tmp_path).claim(CONFIG, resume=False)
 

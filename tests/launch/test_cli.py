@@ -82,7 +82,13 @@ def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--network.drop-path-rate", "1.5"], "drop_path_rate is 1.5", "below 1"),
         (["--optim.warmup-epochs", "3"], "warmup_epochs is 3 in a run of 2 epochs", "lower it"),
         (["--optim.base-lr", "0"], "base_lr is 0.0", "above 0"),
-        (["--optim.accumulate", "3"], "batch size 4 does not divide", "a multiple of 3"),
+        (["--optim.accumulate", "3"], "batch_size 4 cannot be cut", "choose a multiple"),
+        (["--optim.betas", "[0.9, 2]"], "optim.betas are (0.9, 2.0)", "below 1"),
+        (["--optim.weight-decay", "-1"], "optim.weight_decay is -1.0", "must not be below 0"),
+        (["--loop.save-every", "0"], "loop.save_every is 0", "above 0"),
+        (["--images.workers", "-1"], "images.workers is -1", "0 reads in the main process"),
+        (["--images.crop-scale", "[2, 1]"], "images.crop_scale is (2.0, 1.0)", "give two shares"),
+        (["--decoder.depth", "-1"], "decoder.depth is -1", "0 blocks or more"),
         (["--out", "tiny.yaml/run"], "tiny.yaml/run cannot be written", "choose another folder"),
         (["--out", "images"], "images is not empty, and not a run", "choose another folder"),
         (["--epohcs", "3"], "'epohcs'", "did you mean 'epochs'?"),
@@ -126,8 +132,10 @@ def test_minkowski_asked_for_and_absent(
 
 @pytest.fixture
 def run(folder: Path) -> Path:
-    """A run folder that is claimed and has not begun to train."""
-    return prepare(read_settings(PretrainConfig, folder / "tiny.yaml")).path
+    """The folder of a run that has taken its first step."""
+    run = prepare(read_settings(PretrainConfig, folder / "tiny.yaml"))
+    run.log({"step": 1, "loss": 1.0})
+    return run.path
 
 
 def test_resuming_with_other_settings(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
