@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.layouts import DenseLayout, Layout
 from models.sizes import Size, find_size
@@ -47,6 +48,8 @@ class Block(nn.Module):
         drop_path: probability that an image skips the block in training
         layer_scale: V1's initial scale of the residual branch; None makes a V2 block, with GRN in its place
         grn_scope: see GRN
+        checkpointing: in training, do not keep the bottleneck's wide activations but compute them again for
+            the gradient
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         grn_scope: GRNScope = "image",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
@@ -64,19 +68,26 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.drop_path = drop_path
+        self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        branch = self.norm(layout.depthwise(x, self.dwconv))
-        branch = self.pwconv1(branch)
-        branch = F.gelu(branch) if self.grn is None else self.grn(branch, layout)
-        branch = self.pwconv2(branch)
-        if self.gamma is not None:
-            branch = branch * self.gamma
+        branch = layout.depthwise(x, self.dwconv)
+        if self.checkpointing and self.training:
+            branch = checkpoint(self._bottleneck, branch, layout, use_reentrant=False)
+        else:
+            branch = self._bottleneck(branch, layout)
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
             survival = branch.new_empty(layout.batch_size(x), 1).bernoulli_(keep) / keep
             branch = branch * layout.spread(survival, branch)
         return x + branch
+
+    def _bottleneck(self, x: Tensor, layout: Layout) -> Tensor:
+        """All that works on one position at a time, but for GRN's norm: (..., C) to (..., C)."""
+        x = self.pwconv1(self.norm(x))
+        x = F.gelu(x) if self.grn is None else self.grn(x, layout)
+        x = self.pwconv2(x)
+        return x if self.gamma is None else x * self.gamma
 
 
 class ConvNeXt(nn.Module):
@@ -92,6 +103,7 @@ class ConvNeXt(nn.Module):
         grn_scope: see GRN
         features_only: no norm and head; forward gives the maps of the four stages
         head_init_scale: factor on the initial weights of the head
+        checkpointing: see Block
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class ConvNeXt(nn.Module):
         grn_scope: GRNScope = "image",
         features_only: bool = False,
         head_init_scale: float = 1.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2, 4):
@@ -125,7 +138,9 @@ class ConvNeXt(nn.Module):
             self.downsample_layers.append(nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), conv]))
         rates = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(dim, next(rates), layer_scale, grn_scope) for _ in range(depth))
+            nn.ModuleList(
+                Block(dim, next(rates), layer_scale, grn_scope, checkpointing) for _ in range(depth)
+            )
             for depth, dim in zip(depths, dims, strict=True)
         )
         if not features_only:
@@ -201,6 +216,7 @@ def create_model(
     dims: tuple[int, int, int, int] | None = None,
     grn_scope: GRNScope = "image",
     head_init_scale: float = 1.0,
+    checkpointing: bool = False,
 ) -> ConvNeXt:
     """A ConvNeXt with fresh weights.
 
@@ -208,8 +224,8 @@ def create_model(
         name: one of `list_models()`; it says V1 or V2, and the size
         depths: blocks of each stage, where they are not those of the size
         dims: channels of each stage, likewise
-        num_classes, in_chans, drop_path_rate, features_only, stem_stride, grn_scope, head_init_scale:
-            see ConvNeXt
+        num_classes, in_chans, drop_path_rate, features_only, stem_stride, grn_scope, head_init_scale,
+            checkpointing: see ConvNeXt
 
     Raises:
         ValueError: unknown name, or a stem stride other than 4, 2 or 1
@@ -226,4 +242,5 @@ def create_model(
         grn_scope=grn_scope,
         features_only=features_only,
         head_init_scale=head_init_scale,
+        checkpointing=checkpointing,
     )

@@ -201,3 +201,48 @@ def test_errors_name_the_value_and_the_remedy() -> None:
         network(torch.zeros(1, 4, 64, 64))
     with pytest.raises(ValueError, match=r"stem_stride 3: choose 4, 2 or 1"):
         create_model("convnextv2_atto", stem_stride=3)
+
+
+def test_checkpointing_changes_no_gradient_and_keeps_less(randomize: Randomize) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        network = randomize(
+            create_model("convnextv2_atto", **TINY, drop_path_rate=0.3, checkpointing=checkpointing)
+        )
+        total = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        torch.manual_seed(0)  # drop path draws the same in both
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            out = network(images)
+        out.square().sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        kept.append(total)
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
+    network = create_model("convnextv2_atto", **TINY, drop_path_rate=0.1, checkpointing=checkpointing)
+    explained = torch._dynamo.explain(network)(torch.randn(2, 3, 32, 32))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+def test_statistics_are_float32_under_autocast(randomize: Randomize) -> None:
+    """Squares of 300 overflow float16, and a mean of many bfloat16 numbers stands still."""
+    grn = randomize(create_model("convnextv2_atto", **TINY)).stages[0][0].grn
+    x = 300 * torch.rand(1, 16, 16, 20, generator=torch.Generator().manual_seed(0))
+    expected = grn(x.double(), DenseLayout())
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            out = grn(x.to(dtype), DenseLayout())
+        assert out.dtype == dtype
+        error = (out.double() - expected).abs().max() / expected.abs().max()
+        assert error < 2 * torch.finfo(dtype).eps
