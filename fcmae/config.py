@@ -8,9 +8,9 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
-    "out", "device", "pictures_every", "images.workers", "loop.compile", "loop.resume",
-    "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
-    "loop.timeout_minutes",
+    "out", "device", "pictures_every", "images.workers", "network.checkpointing", "loop.compile",
+    "loop.resume", "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
+    "loop.timeout_minutes", "probe_data", "probe_every",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ class NetworkConfig:
         dims: channels of each stage, where they are not the model's own
         drop_path_rate: drop path of the last block; it grows linearly from 0
         grn_scope: positions of GRN's norm; batch only reproduces the authors' sparse PyTorch code
+        checkpointing: compute the widest activations again for the gradient: slower, a fraction of the memory
     """
 
     in_chans: int = 3
@@ -33,6 +34,7 @@ class NetworkConfig:
     dims: tuple[int, int, int, int] | None = None
     drop_path_rate: float = 0.0
     grn_scope: Literal["image", "batch"] = "image"
+    checkpointing: bool = False
 
 
 @dataclass
@@ -65,6 +67,9 @@ class PretrainConfig:
         device: auto, cpu, cuda, cuda:N or mps
         out: run folder; none is runs/<data>-<model>
         pictures_every: epochs between two pictures of reconstructions
+        probe_data: labelled images to watch the encoder by (k-NN on its frozen features): folder of classes,
+            or one with train/ and val/, or a name as for `fcmae probe`; none watches nothing
+        probe_every: epochs between two such measurements
         network: the encoder, beside its name
         decoder: the decoder
         optim: optimiser and schedule
@@ -84,6 +89,8 @@ class PretrainConfig:
     device: str = "auto"
     out: str | None = None
     pictures_every: int = 10
+    probe_data: str | None = None
+    probe_every: int = 10
     network: NetworkConfig = field(default_factory=NetworkConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

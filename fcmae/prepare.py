@@ -5,13 +5,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fcmae.config import VOLATILE, PretrainConfig
+from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
+from fcmae.data.names import is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.geometry import count_visible, patch_grid
 from models.sizes import find_size
+
+VAL_FRACTION = 0.2  # of probe data in one tree
 
 
 def prepare(config: PretrainConfig) -> RunFolder:
@@ -26,6 +30,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
     check_geometry(config)
     check_ranges(config)
     check_device(config.device)
+    if config.probe_data is not None and is_folder(config.probe_data):
+        find_classes(config.probe_data, VAL_FRACTION, seed=0)
     if config.out:
         run = RunFolder(config.out)
     else:
@@ -83,6 +89,7 @@ def check_geometry(config: PretrainConfig) -> None:
         "network.in_chans": config.network.in_chans,
         "decoder.dim": config.decoder.dim,
         "pictures_every": config.pictures_every,
+        "probe_every": config.probe_every,
         "each of network.depths": min(config.network.depths or (1,)),
         "each of network.dims": min(config.network.dims or (1,)),
     }

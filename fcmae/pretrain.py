@@ -28,6 +28,7 @@ from fcmae.export import export_encoder
 from fcmae.masking import random_mask
 from fcmae.model import FCMAE
 from fcmae.prepare import index_file
+from fcmae.probe import Probe
 from fcmae.reconstruct import draw_reconstructions, few_images
 
 NUM_PICTURES = 8
@@ -86,6 +87,9 @@ class PretrainTask(Task):
         self.dataset = ImageDataset(self.source, view, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.path / "broken_images.txt")
+        self.probe = (
+            Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
+        )
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return parameter_groups(self.model, weight_decay)
@@ -119,7 +123,10 @@ class PretrainTask(Task):
         if epoch % self.config.pictures_every == 0 and current_world().is_main:
             self.write_results()
         self.broken.gather()
-        return {"broken_images": len(self.broken)} if self.broken else {}
+        figures: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
+        if self.probe is not None and epoch % self.config.probe_every == 0:
+            figures["knn"] = self.probe.accuracy(self.model)
+        return figures
 
     @property
     def picture(self) -> Path:

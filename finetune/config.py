@@ -6,8 +6,6 @@ from typing import Literal
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 
-TIMM = "timm:"  # before the name of a model or data set of timm's
-
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
     "out", "device", "data_root", "images.workers", "loop.compile", "loop.resume", "loop.log_every",

@@ -2,15 +2,13 @@
 
 import numpy as np
 
-from fcmae.data.classes import ClassFolders, find_classes, split_by_class
-from fcmae.data.config import DIGITS
+from fcmae.data.classes import ClassFolders, split_by_class
 from fcmae.data.index import ImageIndex
-from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
-from fcmae.engine.errors import UserError
+from fcmae.data.labelled import Labelled, from_folders, open_splits
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import TIMM, FinetuneConfig
+from finetune.config import FinetuneConfig
 from finetune.prepare import check_batch, index_file
-from finetune.resolve import ALIASES, pair
+from finetune.resolve import pair
 
 
 def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelled]:
@@ -42,34 +40,6 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
         train = train.select(taken)
     check_batch(config, len(train.labels))
     return train, val
-
-
-def open_splits(
-    data: str, channels: int, size: int, *, data_root: str, val_fraction: float, seed: int
-) -> tuple[Labelled, Labelled]:
-    """Training and validation images by the name or folder of their data.
-
-    Args:
-        data: see `FinetuneConfig.data`
-        channels: of the images
-        size: side of the digits in pixels; images of a folder keep their own
-        data_root: where a data set given by name lies
-        val_fraction, seed: of the split of data that is in one piece
-
-    Raises:
-        UserError: the data cannot be read
-    """
-    data = ALIASES.get(data, data)
-    if data == DIGITS:
-        return split_digits(size, channels, val_fraction, seed)
-    if data.startswith(TIMM):
-        name = data.removeprefix(TIMM)
-        train, val = (from_timm(name, data_root, split, channels) for split in ("train", "validation"))
-        if train.classes != val.classes:
-            raise UserError(f"data set {name}: training and validation have different classes")
-        return train, val
-    folders = find_classes(data, val_fraction, seed)
-    return from_folders(folders[0], channels), from_folders(folders[1], channels)
 
 
 def rarity(labels: np.ndarray) -> np.ndarray:

@@ -12,15 +12,15 @@ import torch
 from fcmae.data.classes import find_val_classes
 from fcmae.data.config import DIGITS
 from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
+from fcmae.data.names import TIMM, full_name
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.precision import autocast, pick_device
-from finetune.config import TIMM, FinetuneConfig
+from finetune.config import FinetuneConfig
 from finetune.figures import write_report
 from finetune.inputs import check_classes
 from finetune.measure import measure
 from finetune.network import Trained, open_network
-from finetune.resolve import ALIASES
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def open_validation(data: str, data_root: str, network: Trained) -> Labelled:
         defaults = FinetuneConfig()
         height, _ = network.image_size
         return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
-    name = ALIASES.get(data, data)
+    name = full_name(data)
     if name.startswith(TIMM):
         return from_timm(name.removeprefix(TIMM), data_root, "validation", network.in_chans)
     return from_folders(find_val_classes(data), network.in_chans)

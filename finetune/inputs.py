@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from fcmae.data.classes import find_val_classes
-from fcmae.data.config import DIGITS
 from fcmae.data.index import ImageIndex
+from fcmae.data.names import is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_device
-from finetune.config import TIMM
-from finetune.resolve import ALIASES, read_header, weights_file
+from finetune.resolve import read_header, weights_file
 
 
 def check_weights(weights: Path, device: str) -> None:
@@ -27,7 +26,7 @@ def check_labelled(data: str, weights: Path) -> None:
     Raises:
         UserError: see above
     """
-    if data == DIGITS or data in ALIASES or data.startswith(TIMM):
+    if not is_folder(data):
         return
     classes = find_val_classes(data).classes
     check_classes(classes, read_header(weights_file(weights)).get("class_names"), data, weights)

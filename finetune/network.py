@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from fcmae.data.dataset import choose_workers
+from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
-from finetune.config import TIMM, FinetuneConfig
+from finetune.config import FinetuneConfig
 from finetune.resolve import pair, read_header, weights_file
 from models.convnext import ConvNeXt, create_model
 from models.weights import Weights, create_model_from, load_into, load_weights, match_classes

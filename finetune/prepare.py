@@ -7,10 +7,11 @@ from pathlib import Path
 from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
+from fcmae.data.names import TIMM, is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import TIMM, VOLATILE, FinetuneConfig
+from finetune.config import VOLATILE, FinetuneConfig
 from finetune.resolve import pair, resolve
 from models.sizes import find_size
 
@@ -158,7 +159,7 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
 
 def list_images(config: FinetuneConfig) -> dict[str, ImageIndex]:
     """The training and validation images of a folder; empty for data that is known by name."""
-    if config.data == DIGITS or config.data.startswith(TIMM):
+    if not is_folder(config.data):
         return {}
     train, val = find_classes(config.data, config.val_fraction, config.seed)
     return {"train": train.index, "val": val.index}

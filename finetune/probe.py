@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.data.features import extract_features
+from fcmae.data.labelled import open_splits
 from fcmae.engine.precision import pick_device
 from fcmae.engine.probe import knn_accuracy, linear_accuracy
 from finetune.collapse import collapse_by_block, draw_collapse
-from finetune.data import open_splits
 from finetune.network import open_network
 from models.convnext import ConvNeXt
 

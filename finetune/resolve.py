@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fcmae.data.names import full_name
 from fcmae.engine.errors import UserError
 from finetune.config import FinetuneConfig
 
-ALIASES = {"cifar10": "timm:torch/cifar10", "cifar100": "timm:torch/cifar100"}
 FROM_INIT = ("in_chans", "stem_stride", "depths", "dims")
 RUN_FILES = ("model.safetensors", "encoder.safetensors")  # of a fine-tuning run, of a pre-training run
 
@@ -39,7 +39,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     )
     return replace(
         config,
-        data=ALIASES.get(config.data, config.data),
+        data=full_name(config.data),
         model=config.model or known.get("model") or "convnextv2_atto",
         image_size=config.image_size or known.get("image_size") or 224,
         network=network,

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from fcmae.data.classes import ClassFolders, split_by_class
+from fcmae.data.classes import ClassFolders, find_classes, split_by_class
+from fcmae.data.config import DIGITS
 from fcmae.data.dataset import ArraySource, FolderSource, ImageSource
 from fcmae.data.decode import BrokenImage
 from fcmae.data.digits import load_digits_images
+from fcmae.data.names import TIMM, full_name
 from fcmae.engine.errors import UserError
 
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -87,6 +89,34 @@ def from_timm(name: str, root: str | None, split: str, channels: int) -> Labelle
     labels = _labels_of(dataset)
     classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(labels.max()) + 1)]
     return Labelled(_PillowSource(dataset, name, channels), labels, [str(each) for each in classes])
+
+
+def open_splits(
+    data: str, channels: int, size: int, *, data_root: str, val_fraction: float, seed: int
+) -> tuple[Labelled, Labelled]:
+    """Training and validation images by the name or folder of their data.
+
+    Args:
+        data: folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME
+        channels: of the images
+        size: side of the digits in pixels; images of a folder keep their own
+        data_root: where a data set given by name lies
+        val_fraction, seed: of the split of data that is in one piece
+
+    Raises:
+        UserError: the data cannot be read
+    """
+    data = full_name(data)
+    if data == DIGITS:
+        return split_digits(size, channels, val_fraction, seed)
+    if data.startswith(TIMM):
+        name = data.removeprefix(TIMM)
+        train, val = (from_timm(name, data_root, split, channels) for split in ("train", "validation"))
+        if train.classes != val.classes:
+            raise UserError(f"data set {name}: training and validation have different classes")
+        return train, val
+    folders = find_classes(data, val_fraction, seed)
+    return from_folders(folders[0], channels), from_folders(folders[1], channels)
 
 
 def _labels_of(dataset: Any) -> Tensor:

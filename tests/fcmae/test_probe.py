@@ -1,0 +1,50 @@
+"""Watching by labels: the figure is logged, the training does not notice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae.config import DecoderConfig, NetworkConfig, PretrainConfig
+from fcmae.data.config import ImagesConfig
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.errors import UserError
+from fcmae.prepare import prepare
+from fcmae.pretrain import pretrain
+
+
+def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Two epochs on the digits; the k-NN figures and the weights."""
+    config = PretrainConfig(
+        image_size=16,
+        epochs=2,
+        batch_size=256,
+        device="cpu",
+        out=str(out),
+        pictures_every=2,
+        probe_data=probe_data,
+        probe_every=2,
+        network=NetworkConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8)),
+        decoder=DecoderConfig(dim=8),
+        images=ImagesConfig(workers=0),
+    )
+    folder = prepare(config)
+    pretrain(config, folder)
+    state = Checkpoints(out / "checkpoints").newest()
+    assert state is not None
+    return [record["knn"] for record in folder.records() if "knn" in record], state["model"]
+
+
+def test_the_encoder_is_watched_and_not_disturbed(tmp_path: Path) -> None:
+    figures, watched = run(tmp_path / "watched", "digits")
+    nothing, alone = run(tmp_path / "alone", None)
+    assert nothing == []
+    assert len(figures) == 1  # epoch 2 of 2
+    assert figures[0] > 30  # of ten classes: pixels alone are better than chance
+    assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+def test_data_that_cannot_be_watched_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        prepare(PretrainConfig(image_size=64, out=str(tmp_path / "run"), probe_data="nowhere"))
+    assert not (tmp_path / "run").exists()
