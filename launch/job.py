@@ -1,5 +1,6 @@
 """What each process of a job does: one `fcmae` command, and a note of how it ended."""
 
+import logging
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ class Job:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         if world.rank == 0:
             self._note("started", f"on {os.uname().nodename}")
+        logging.getLogger("submitit").propagate = False  # it has its own handler
         from launch.cli import main
 
         try:

@@ -102,7 +102,7 @@ def show(runs: list[Path]) -> None:
         state = cluster_state(record)
         table.add_row(str(run.relative_to(common)), record["stage"], record["job"], *row(run, record, state))
         tails.append((run, tail(record)))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
     console.print(table)
     for run, lines in tails if len(tails) <= 4 else []:
         console.print(f"{run}:", *(f"  {line}" for line in lines), sep="\n", markup=False)

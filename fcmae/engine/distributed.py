@@ -129,8 +129,9 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
             "is stuck: its own output tells why. The same command goes on with the run."
         )
         raise
-    dist.destroy_process_group()  # not after an error: it could wait for what never comes
-    _joined, _patient_group = World(), None
+    finally:
+        _joined, _patient_group = World(), None
+        dist.destroy_process_group()
 
 
 def from_main(make: Callable[[], T]) -> T:

@@ -96,7 +96,9 @@ class RunFolder:
             return False
         if self.config.exists():
             self.differences(config)  # raises where it is not a run's
-        left = (".lock", "*.npz", "config.yaml" if self.config.exists() else ".lock")
+        left = [".lock", "*.npz", "code", "jobs"]  # the last two are a queued job's
+        if self.config.exists():
+            left.append("config.yaml")
         return any(not any(fnmatch(entry.name, name) for name in left) for entry in self.path.iterdir())
 
     def start_log(self, step: int, finished_epochs: int) -> None:

@@ -1,0 +1,226 @@
+"""Jobs on a real cluster: they end, come back after preemption, time-out and kill, wait for one another."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.run_folder import RunFolder
+from launch.cli import main
+from launch.jobs import cluster_state, notes, read_record
+
+TINY = {
+    "data": "digits",
+    "image_size": 16,
+    "batch_size": 32,
+    "mask_ratio": 0.5,
+    "network": {"in_chans": 1, "stem_stride": 1, "depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]},
+    "decoder": {"dim": 8},
+    "optim": {"lr": 1e-3},
+    "images": {"workers": 0},
+    "loop": {"log_every": 1, "save_minutes": 0.0},
+}
+STEPS_PER_EPOCH = 1797 // 32
+PATIENCE = 240.0  # seconds
+
+
+def slurm_answers() -> bool:
+    if shutil.which("squeue") is None:
+        return False
+    return subprocess.run(["squeue", "-h"], capture_output=True, timeout=20).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not slurm_answers(), reason="no SLURM cluster: squeue does not answer"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with a recipe; jobs that are left over are cancelled."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    Path("models.py").write_text("raise RuntimeError('a module of the user')")
+    yield tmp_path
+    subprocess.run(["scancel", "--me"], check=False)
+
+
+def submit(*words: str) -> None:
+    assert main(["submit", *words]) == 0
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.5)
+
+
+def ended(run: Path) -> bool:
+    record = read_record(run)
+    return record is not None and not cluster_state(record).active
+
+
+def output(run: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(run.glob("jobs/*log.out")))
+
+
+def final_weights(run: Path, epochs: int) -> dict[str, torch.Tensor]:
+    state = Checkpoints(run / "checkpoints").newest()
+    assert state is not None, output(run)
+    assert state["progress"]["finished_epochs"] == epochs, output(run)
+    return state["model"]
+
+
+def steps(run: Path) -> list[int]:
+    return [each["step"] for each in RunFolder(run).records() if "images_per_s" in each]
+
+
+def note(run: Path, event: str) -> list[str]:
+    record = read_record(run)
+    assert record is not None
+    return notes(record, event)
+
+
+def test_preempted_in_mid_epoch_it_comes_back_and_ends_the_same(folder: Path) -> None:
+    words = ("--nodes", "2", "--partition")
+    stage = ("--", "--config", "tiny.yaml", "--epochs", "4")
+    submit("pretrain", *words, "local", *stage, "--out", "whole")
+    until(lambda: ended(folder / "whole"), "the uninterrupted run does not end")
+    submit("pretrain", *words, "low", "--time", "60", *stage, "--out", "preempted")
+    run = folder / "preempted"
+    until(lambda: len(steps(run)) > STEPS_PER_EPOCH // 3, "no steps")
+    Path("tiny.yaml").write_text("epochs: 1")  # what is edited now does not matter
+    subprocess.run(
+        ["sbatch", "-p", "local", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
+        check=True,
+    )
+    until(lambda: len(note(run, "started")) == 2, "it does not start again")
+    until(lambda: ended(run), "it does not end")
+    assert "going on after step" in output(run)
+    assert "going on after step 0" not in output(run)
+    assert steps(run) == list(range(1, 4 * STEPS_PER_EPOCH + 1))
+    whole, preempted = (final_weights(folder / name, 4) for name in ("whole", "preempted"))
+    torch.testing.assert_close(preempted, whole, rtol=0, atol=0)
+    assert not note(run, "failed")
+
+
+def test_time_limit_saves_and_goes_on(folder: Path) -> None:
+    submit(
+        "pretrain", "--nodes", "2", "--time", "1", "--signal-seconds", "40",
+        "--", "--config", "tiny.yaml", "--epochs", "40", "--out", "run",
+    )  # fmt: skip
+    run = folder / "run"
+    until(lambda: len(note(run, "started")) >= 2, "it does not start again")
+    until(lambda: "going on after step" in output(run), "it does not go on")
+    assert not note(run, "failed")
+
+
+def test_killed_process_is_tried_again(folder: Path) -> None:
+    submit("pretrain", "--nodes", "2", "--retries", "1", "--", "--config", "tiny.yaml", "--epochs", "6",
+           "--out", "run", "--loop.save_minutes", "0.01")  # fmt: skip
+    run = folder / "run"
+    until(lambda: len(steps(run)) > 10, "no steps")
+    os.kill(process_of(run, 1), 9)
+    until(lambda: len(note(run, "started")) == 2, "it does not start again")
+    until(lambda: len(steps(run)) > 20, "no steps after the restart")
+    os.kill(process_of(run, 1), 9)
+    until(lambda: ended(run), "it does not give up")
+    assert len(note(run, "failed")) == 2
+    assert "Killed" in output(run)
+
+
+def process_of(run: Path, rank: int) -> int:
+    """The process id of a rank of the job in a run folder."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ours = str(run / "jobs").encode() in words and b"submitit.core._submit" in words
+        if ours and f"SLURM_PROCID={rank}".encode() in environment:
+            return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+FINETUNE = ("finetune", "--config", "digits", "--epochs", "1")
+
+
+def test_pipeline_of_three_stages(folder: Path) -> None:
+    submit(
+        "pipeline", "--out", "all",
+        "--", "pretrain", "--config", "tiny.yaml", "--epochs", "1",
+        "--", *FINETUNE,
+        "--", "evaluate", "--data", "digits",
+    )  # fmt: skip
+    root = folder / "all"
+    until(lambda: ended(root / "evaluate"), "the last stage does not end")
+    assert (root / "evaluate" / "figures" / "confusion.png").exists(), output(root)
+    assert "top-1" in output(root)
+    settings = yaml.safe_load((root / "finetune" / "config.yaml").read_text())
+    assert settings["init"] == str(root / "pretrain")
+    assert settings["network"]["dims"] == [8, 8, 8, 8]
+
+
+def test_failed_stage_cancels_what_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submit(
+        "pipeline", "--out", "all",
+        "--", "pretrain", "--config", "tiny.yaml", "--epochs", "60",
+        "--", *FINETUNE,
+        "--", "evaluate", "--data", "digits",
+    )  # fmt: skip
+    root = folder / "all"
+    until(lambda: len(steps(root / "pretrain")) > 2, "no steps")
+    assert main(["jobs", "all/pretrain", "--cancel"]) == 0
+    for stage in ("pretrain", "finetune", "evaluate"):
+        until(lambda stage=stage: ended(root / stage), f"{stage} is still there")
+    assert Checkpoints(root / "pretrain" / "checkpoints").newest() is not None  # it saved first
+    assert not (root / "finetune" / "config.yaml").exists()
+    assert len(note(root / "pretrain", "started")) == 1
+
+
+def test_sweep_is_a_run_for_each_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submit(
+        "pretrain", "--sweep", "optim.lr=1e-3,2e-3", "--sweep", "seed=0,1", "--parallel", "2",
+        "--", "--config", "tiny.yaml", "--epochs", "1", "--out", "sweep",
+    )  # fmt: skip
+    runs = [folder / "sweep" / f"optim.lr={lr},seed={seed}" for lr in ("1e-3", "2e-3") for seed in (0, 1)]
+    until(lambda: all(ended(run) for run in runs), "the sweep does not end")
+    losses = {tuple(each["loss"] for each in RunFolder(run).records() if "loss" in each) for run in runs}
+    assert len(losses) == 4
+    capsys.readouterr()
+    assert main(["jobs", "sweep"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("COMPLETED") == 4
+    assert "optim.lr=2e-3,seed=1" in table
+
+
+def test_unknown_partition_is_refused_in_slurms_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "pretrain", "--partition", "moon", "--", "--out", "run"]) == 2
+    assert "invalid partition" in capsys.readouterr().err.lower()
+    assert not (folder / "run").exists()
+
+
+def test_second_job_for_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words: list[Any] = ["submit", "pretrain", "--slurm-begin", "now+1hour", "--", "--config", "tiny.yaml"]
+    assert main([*words, "--epochs", "1", "--out", "run"]) == 0
+    assert main([*words, "--epochs", "1", "--out", "run"]) == 2
+    job = json.loads((folder / "run" / "jobs" / "submitted.json").read_text())["job"]
+    assert f"job {job} is pending" in capsys.readouterr().err
