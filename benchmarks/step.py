@@ -1,0 +1,292 @@
+"""How fast is a whole optimiser step of pre-training and of fine-tuning, and what does each part of it cost?
+
+    python benchmarks/step.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
+        [--precision float32] [--device cpu] [--repeats 20] [--task both] [--no-compile] [--json FILE]
+
+Side by side in one run: ours and masked dense convolution (pre-training), ours and timm's ConvNeXt V2
+(fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels. All start from the
+same weights; that losses and gradients agree is checked before anything is timed.
+"""
+
+import argparse
+import copy
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from machine import describe, dtype_of, matrix_rate
+from memory import peak_memory
+from parts import time_parts
+from rich.console import Console
+from rich.table import Table
+from timing import Spread, ratios, time_side_by_side
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fcmae.engine.precision import autocast
+from fcmae.masking import random_mask
+from fcmae.model import FCMAE
+from models import create_model
+from models.formats import to_ours, to_timm
+from models.kernels.choice import Impl, kernels
+
+BUDGET = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}  # of the gradients' distance, over their norm
+
+
+@dataclass
+class Step:
+    """An optimiser step in one way.
+
+    Args:
+        model: on its device
+        compute_loss: from the model, compiled or not
+        precision: float32, bf16 or fp16, without loss scaling
+        impl: of the kernels
+        compiled: by torch.compile
+        rename: from a dict by the model's names to one by ours
+    """
+
+    model: nn.Module
+    compute_loss: Callable[[nn.Module], Tensor]
+    precision: str
+    impl: Impl = "auto"
+    compiled: bool = False
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.callable: nn.Module = torch.compile(self.model) if self.compiled else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+
+    def backward(self) -> Tensor:
+        """Forward and backward; the loss."""
+        with kernels(self.impl):
+            with autocast(self.precision, self.device):
+                loss = self.compute_loss(self.callable)
+            loss.backward()
+        return loss
+
+    def take_gradients(self) -> dict[str, Tensor]:
+        """The gradients by our names, in float64, and none left in the model."""
+        named = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        gradients = {name: each.double() for name, each in self.rename(named).items()}
+        self.optimizer.zero_grad()
+        return gradients
+
+    def __call__(self) -> None:
+        self.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def main() -> None:
+    """Check, time, print."""
+    options = read_options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    report: dict[str, Any] = {"machine": describe(device), "options": vars(options), "tasks": {}}
+    rate = matrix_rate(device, dtype_of(options.precision))
+    report["matrix_tflops"] = rate / 1e12
+    tasks = {"pretrain": pretraining, "finetune": finetuning}
+    for name, make in tasks.items():
+        if options.task in (name, "both"):
+            steps, flops = make(options, device)
+            report["tasks"][name] = compare(name, steps, flops, rate, options)
+    if options.task != "finetune":
+        report["parts_ms"] = show_parts(options, device)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="convnextv2_atto")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--mask-ratio", type=float, default=0.6)
+    parser.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--task", choices=("pretrain", "finetune", "both"), default="both")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict[str, Step], float]:
+    """The ways to pre-train, and the operations of a step that visible patches need, per image."""
+    model, images, mask = pretraining_case(options, device)
+
+    def compute_loss(model: nn.Module) -> Tensor:
+        loss: Tensor = model(images, mask=mask, num_visible=num_visible)[0]
+        return loss
+
+    num_visible = model.num_visible
+    steps = {}
+    for layout in ("masked", "tiles", "minkowski"):
+        if layout == "minkowski" and not minkowski_runs(options):
+            continue
+        for impl, compiled in variants(options, device, layout):
+            one = copy.deepcopy(model)
+            one.layout = layout
+            label = f"{layout}, {'compiled' if compiled else 'eager'}, {impl}"
+            steps[label] = Step(one, compute_loss, options.precision, impl, compiled)
+    with torch.device("meta"):
+        shadow = FCMAE(options.model, options.image_size, options.mask_ratio)
+        example = torch.empty(1, 3, options.image_size, options.image_size)
+        hidden = torch.empty(1, shadow.num_patches)
+    flops = count_flops(lambda: shadow(example, mask=hidden, num_visible=num_visible))
+    return steps, flops
+
+
+def pretraining_case(options: argparse.Namespace, device: torch.device) -> tuple[FCMAE, Tensor, Tensor]:
+    """A model whose GRN is not the identity, noise, and a mask."""
+    torch.manual_seed(0)
+    model = FCMAE(options.model, options.image_size, options.mask_ratio, checkpointing=options.checkpointing)
+    draw_grn(model)
+    images = torch.randn(options.batch, 3, options.image_size, options.image_size)
+    mask = random_mask(options.batch, model.num_patches, model.num_visible)
+    return model.to(device), images.to(device), mask.to(device)
+
+
+def finetuning(options: argparse.Namespace, device: torch.device) -> tuple[dict[str, Step], float]:
+    """The ways to fine-tune, timm's among them, and the operations of a step, per image."""
+    torch.manual_seed(0)
+    ours = create_model(options.model, checkpointing=options.checkpointing)
+    draw_grn(ours)
+    theirs = timm.create_model(options.model)
+    convolutions = theirs.stages[0].blocks[0].mlp.fc1.weight.ndim == 4  # timm's smaller sizes have these
+    theirs.load_state_dict(to_timm(ours.state_dict(), pointwise_convs=convolutions))
+    theirs.set_grad_checkpointing(options.checkpointing)
+    images = torch.randn(options.batch, 3, options.image_size, options.image_size).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (options.batch,)).to(device)
+
+    def compute_loss(model: nn.Module) -> Tensor:
+        return F.cross_entropy(model(images).float(), labels, label_smoothing=0.1)
+
+    steps = {}
+    for name, network in (("timm", theirs), ("ours", ours)):
+        network.to(device, memory_format=torch.channels_last)
+        for impl, compiled in variants(options, device, name):
+            label = f"{name}, {'compiled' if compiled else 'eager'}, {impl}"
+            one, rename = copy.deepcopy(network), to_ours if name == "timm" else dict
+            steps[label] = Step(one, compute_loss, options.precision, impl, compiled, rename)
+    with torch.device("meta"):
+        shadow = create_model(options.model)
+        example = torch.empty(1, 3, options.image_size, options.image_size)
+    return steps, count_flops(lambda: shadow(example))
+
+
+def variants(options: argparse.Namespace, device: torch.device, way: str) -> list[tuple[Impl, bool]]:
+    """Kernels, and whether compiled, of a way; masked and timm's networks come with PyTorch's operations."""
+    impls: list[Impl] = ["torch"]
+    if way in ("tiles", "ours") and device.type == "cuda":
+        impls.append("triton")
+    compiled = [False, True] if options.compile and way != "minkowski" else [False]
+    return [(impl, each) for impl in impls for each in compiled]
+
+
+def minkowski_runs(options: argparse.Namespace) -> bool:
+    """MinkowskiEngine is installed, and built for what is asked (on the CPU it knows float32 alone)."""
+    on_cpu = options.device == "cpu" and options.precision == "float32"
+    return on_cpu and importlib.util.find_spec("MinkowskiEngine") is not None
+
+
+def draw_grn(model: nn.Module) -> None:
+    """Give GRN weights that are not zero, so that agreement means something."""
+    for name, parameter in model.named_parameters():
+        if ".grn." in name:
+            nn.init.normal_(parameter, std=0.5)
+
+
+def count_flops(forward: Callable[[], object]) -> float:
+    """Operations of a step: three times a forward pass, since backward has two products for each."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward()
+    return 3.0 * counter.get_total_flops()
+
+
+def compare(
+    task: str, steps: dict[str, Step], flops: float, rate: float, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Check that all ways agree, time them in turns, print a table; its rows."""
+    check_agreement(steps, BUDGET[options.precision])
+    device = torch.device(options.device)
+    memory = {name: peak_memory(step, device) for name, step in steps.items()}
+    seconds = time_side_by_side(dict(steps), options.repeats, device)
+    first = next(iter(steps))
+    table = Table(
+        title=f"{task}: {options.model}, batch {options.batch}, {options.image_size} px, "
+        f"{options.precision}, {options.device}: one optimiser step",
+        title_justify="left",
+    )
+    columns = ("way", "ms", "images/s", f"times {first}", "memory MB", "of matrix rate")
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    rows = []
+    for name, each in seconds.items():
+        spread = Spread.of([1e3 * value for value in each])
+        speed = 1e3 * options.batch / spread.median
+        gain, share = ratios(seconds[first], each), flops * speed / rate
+        table.add_row(name, str(spread), f"{speed:.0f}", str(gain), f"{memory[name]:.0f}", f"{share:.1%}")
+        rows.append(
+            {"way": name, "ms": vars(spread), "images_per_s": speed, "gain": vars(gain)}
+            | {"memory_mb": memory[name], "model_flop_utilisation": share}
+        )
+    Console(width=140).print(table)
+    return rows
+
+
+def check_agreement(steps: dict[str, Step], budget: float) -> None:
+    """Losses and all gradients together, against the first way.
+
+    Raises:
+        SystemExit: a way is farther off than the budget
+    """
+    expected: tuple[Tensor, dict[str, Tensor]] | None = None
+    for name, step in steps.items():
+        loss, gradients = step.backward().detach().double(), step.take_gradients()
+        expected = expected or (loss, gradients)
+        distances = [(gradients[key] - each).norm() for key, each in expected[1].items()]
+        apart = float(
+            torch.stack(distances).norm() / torch.stack([*map(torch.norm, expected[1].values())]).norm()
+        )
+        print(f"{name}: loss {loss:.5f}, gradients {apart:.1e} apart")
+        if not (apart < budget and abs(loss - expected[0]) < budget * abs(expected[0])):
+            raise SystemExit(f"{name} does not agree with {next(iter(steps))}: nothing is timed")
+
+
+def show_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Print what the parts of an eager step in tiles cost; milliseconds by part."""
+    model, images, mask = pretraining_case(options, device)
+
+    def compute_loss(model: nn.Module) -> Tensor:
+        loss: Tensor = model(images, mask=mask, num_visible=model.num_visible)[0]
+        return loss
+
+    step = Step(model, compute_loss, options.precision)
+    step.backward()
+    with autocast(options.precision, device):
+        seconds = time_parts(model, images, mask, step.optimizer, options.repeats)
+    table = Table(title="parts of a pre-training step in tiles, each alone, eager", title_justify="left")
+    for heading in ("part", "ms", "share"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for name, each in seconds.items():
+        table.add_row(name, f"{1e3 * each:.2f}", f"{each / sum(seconds.values()):.1%}")
+    Console(width=140).print(table)
+    return {name: 1e3 * each for name, each in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
