@@ -1,0 +1,47 @@
+"""How near is GELU with GRN, forward and backward, to the memory's speed?
+
+    python benchmarks/grn.py [--model NAME] [--batch N] [--image-size 224] [--mask-ratio 0.6]
+        [--precision float32] [--device cpu] [--json FILE]
+
+For each stage of a model, over the visible positions: as PyTorch's autograd does it, with the gradient
+written out, and, on a GPU, in Triton. Each is first held against float64. GB/s counts the bytes that must
+move: forward reads x twice and writes once, backward reads x and the gradient twice and writes once.
+"""
+
+import torch
+import torch.nn.functional as F
+from kernels import Report, impls, random_tensors, read_options, stages, tiles_layout
+from torch import Tensor
+
+from models.kernels.grn import gelu_grn, response
+
+PASSES = {"forward": 3, "backward": 5}
+
+
+def formula(inputs: list[Tensor]) -> Tensor:
+    """The paper's formula, left to autograd."""
+    x, gamma, beta = inputs
+    x = F.gelu(x)
+    norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return gamma * (x * response(norm)[:, None].to(x.dtype)) + beta + x
+
+
+def main() -> None:
+    """Check, time, print."""
+    options = read_options((__doc__ or "").splitlines()[0])
+    report, layout = Report(options), tiles_layout(options)
+    batch, visible = layout.visible.shape
+    for number, p, channels in stages(options):
+        wide = 4 * channels
+        inputs = random_tensors(options, (batch, visible * p * p, wide), (wide,), (wide,))
+        label = f"stage {number}, {visible * p * p} positions, {wide} channels"
+        report.measure(f"{label}, autograd", formula, formula, inputs, PASSES)
+        for impl in impls(options):
+            report.measure(
+                f"{label}, {impl}", lambda x, i=impl: gelu_grn(*x, impl=i), formula, inputs, PASSES
+            )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
