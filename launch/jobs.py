@@ -153,7 +153,9 @@ def cancel(runs: list[Path]) -> int:
             continue
         count += 1
         if record["cluster"] == "local":
-            os.kill(int(record["job"]), signal.SIGTERM)
+            shell = record["job"]
+            for controller in Path(f"/proc/{shell}/task/{shell}/children").read_text().split():
+                os.kill(int(controller), signal.SIGTERM)  # it hands the signal on
         else:
             subprocess.run(["scancel", record["job"]], check=True, timeout=60)
         print(f"cancelled job {record['job']} of {run}")

@@ -29,6 +29,14 @@ TINY = {
     "images": {"workers": 0},
     "loop": {"log_every": 1, "save_minutes": 0.0},
 }
+FINETUNE = ("finetune", "--config", "labels.yaml")
+LABELS = {
+    "data": "digits",
+    "epochs": 1,
+    "batch_size": 32,
+    "augment": {"auto_augment": None},
+    "images": {"workers": 0},
+}
 STEPS_PER_EPOCH = 1797 // 32
 PATIENCE = 240.0  # seconds
 
@@ -54,6 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    Path("labels.yaml").write_text(yaml.safe_dump(LABELS))
     Path("models.py").write_text("raise RuntimeError('a module of the user')")
     yield tmp_path
     subprocess.run(["scancel", "--me"], check=False)
@@ -156,9 +165,6 @@ def process_of(run: Path, rank: int) -> int:
         if ours and f"SLURM_PROCID={rank}".encode() in environment:
             return int(entry.name)
     raise AssertionError(f"no process of rank {rank}")
-
-
-FINETUNE = ("finetune", "--config", "digits", "--epochs", "1")
 
 
 def test_pipeline_of_three_stages(folder: Path) -> None:
