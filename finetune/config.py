@@ -83,6 +83,8 @@ class FinetuneConfig:
         val_fraction: share of a single tree that is kept for validation
         train_fraction: share of the training images to use, of each class
         init: weights to start from: the folder of a run, or a file; none starts from scratch
+        init_classes: text file of the names of the classes of --init's head, one a line, where the weights do
+            not say them: classes of the same name in the data keep their rows
         model: a name that `fcmae info` lists, or timm:NAME; none is that of --init, or convnextv2_atto
         image_size: side in pixels, or [height, width]; none is that of --init, or 224
         crop_pct: share of the short side that evaluation crops, below 384 pixels
@@ -109,6 +111,7 @@ class FinetuneConfig:
     val_fraction: float = 0.2
     train_fraction: float = 1.0
     init: str | None = None
+    init_classes: str | None = None
     model: str | None = None
     image_size: int | tuple[int, int] | None = None
     crop_pct: float = 0.875

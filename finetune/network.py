@@ -55,14 +55,29 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
         )
         if config.init:
             weights = load_weights(Path(config.init).expanduser())
-            named = weights.class_names and weights.num_classes
-            rows = match_classes(weights.class_names or [], classes) if named else None
+            names = head_classes(weights, config.init_classes)
+            rows = match_classes(names, classes) if names else None
             adapt = weights.options["in_chans"] != built.in_chans  # another number was asked for
             load_into(built, weights, class_rows=rows, adapt_stem=adapt)
     except ValueError as error:
         raise UserError(f"--init {config.init}: {error}" if config.init else str(error)) from error
     freeze_stages(built, network.freeze)
     return built
+
+
+def head_classes(weights: Weights, listed: str | None) -> list[str]:
+    """Names of the classes of the weights' head, from a file of names or from the weights; empty if unknown.
+
+    Raises:
+        ValueError: the file names another number of classes than the head has
+    """
+    if listed is None:
+        return (weights.class_names or []) if weights.num_classes else []
+    names = Path(listed).expanduser().read_text(encoding="utf-8").split("\n")
+    names = [name.strip() for name in names if name.strip()]
+    if len(names) != weights.num_classes:
+        raise ValueError(f"{listed} names {len(names)} classes, the head has {weights.num_classes}")
+    return names
 
 
 def freeze_stages(model: ConvNeXt, stages: int) -> None:

@@ -85,6 +85,8 @@ def check(config: FinetuneConfig) -> None:
         if not fits:
             raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
     config.optim.check(config.epochs)
+    if config.init_classes is not None and not Path(config.init_classes).expanduser().is_file():
+        raise UserError(f"--init-classes {config.init_classes}: no such file")
     config.loop.check()
     config.images.check()
     if config.ema_decay is not None and config.loop.sharding == "fsdp":

@@ -20,7 +20,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         UserError: no such weights, or weights of another model than --model
     """
     known = describe_init(Path(config.init).expanduser()) if config.init else {}
-    if config.model is not None and known and config.model != known["model"]:
+    if known and names_another(config, known["model"]):
         raise UserError(
             f"--init {config.init} holds {known['model']}, not {config.model}: leave --model out, "
             "or give other weights"
@@ -45,6 +45,15 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         network=network,
         images=images,
     )
+
+
+def names_another(config: FinetuneConfig, known: str) -> bool:
+    """Whether --model is not the model of the weights; with depths and dims given, V1 or V2 is all it says."""
+    if config.model is None:
+        return False
+    if config.network.depths and config.network.dims:
+        return config.model.split("_")[0] != known.split("_")[0]
+    return config.model != known
 
 
 def describe_init(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from finetune.network import build_network, open_network
 from finetune.prepare import prepare
 from finetune.resolve import resolve
 from finetune.train import FinetuneTask
+from models import create_model
 
 PLAIN = AugmentConfig(auto_augment=None, erase=0.0)
 CPU = torch.device("cpu")
@@ -120,6 +121,52 @@ def test_head_rows_follow_the_names_of_the_classes(tmp_path: Path) -> None:
     weight = network.state_dict()["head.weight"]
     assert torch.equal(weight[[0, 2]], trained["head.weight"][[7, 3]])
     assert not any(torch.equal(weight[1], row) for row in trained["head.weight"])
+
+
+def test_head_rows_follow_a_list_of_names(tmp_path: Path) -> None:
+    nameless = tmp_path / "official.pth"
+    options: dict[str, Any] = {
+        "depths": (1, 1, 1, 1),
+        "dims": (8, 12, 16, 24),
+        "in_chans": 1,
+        "stem_stride": 1,
+    }
+    trained = create_model("convnextv2_atto", num_classes=3, **options).state_dict()
+    torch.save({"model": trained}, nameless)
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    config = resolve(small_config(tmp_path, init=str(nameless), init_classes=str(tmp_path / "names.txt")))
+    weight = build_network(config, ["cat", "dog", "ant"]).state_dict()["head.weight"]
+    assert torch.equal(weight[[0, 2]], trained["head.weight"][[2, 0]])
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    with pytest.raises(UserError, match="names 2 classes, the head has 3"):
+        build_network(config, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("model", ["frozen", "timm"])
+def test_frozen_and_foreign_networks_go_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    if model == "frozen":
+        options: dict[str, Any] = {"network": replace(NETWORK, freeze=2, drop_path_rate=0.2)}
+    else:
+        network = replace(NETWORK, stem_stride=None, depths=None, dims=None)
+        options = {"model": "timm:resnet10t", "image_size": 32, "network": network}
+    run_small(tmp_path / "whole", **options)
+    stepped = FinetuneTask.optimizer_stepped
+
+    def break_off(self: FinetuneTask, step: int) -> None:
+        stepped(self, step)
+        if step == self.steps_per_epoch + 2:
+            raise KeyError("broken off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneTask, "optimizer_stepped", break_off)
+        with pytest.raises(KeyError):
+            run_small(tmp_path / "broken", **options)
+    run_small(tmp_path / "broken", **options)
+    whole, broken = final_state(tmp_path / "whole"), final_state(tmp_path / "broken")
+    for part in ("model", "ema", "optimizer"):
+        assert_same(whole[part], broken[part])
 
 
 @pytest.mark.parametrize("freeze", [1, 2, 4])
