@@ -27,7 +27,7 @@ _preferred: Impl = "auto"
 
 @contextmanager
 def kernels(impl: Impl) -> Iterator[None]:
-    """Within it, `auto` means `impl`: for comparing the implementations of a whole network."""
+    """Within it, `auto` is `impl` where that can run: for comparing the kernels of a whole network."""
     global _preferred
     before, _preferred = _preferred, impl
     try:
@@ -47,9 +47,8 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
     Raises:
         ValueError: Triton was insisted on, and cannot run
     """
-    if impl == "auto":
-        impl = _preferred
-    if impl == "torch" or (impl == "auto" and x.device.type != "cuda"):
+    wish = _preferred if impl == "auto" else impl
+    if wish == "torch" or (wish == "auto" and x.device.type != "cuda"):
         return False
     reason = refusal or _hindrance(x.device, x.dtype)
     if reason is not None and impl == "triton":

@@ -98,4 +98,6 @@ def test_a_preference_holds_within_its_context_and_yields_to_an_argument() -> No
     with kernels("torch"):
         assert not use_triton("auto", gpu)
         assert use_triton("triton", gpu)
+    with kernels("triton"):
+        assert not use_triton("auto", gpu, "a shape of its own")
     assert use_triton("auto", gpu)
