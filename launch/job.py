@@ -29,11 +29,13 @@ class Job:
         words: the command line after `fcmae`
         notes: the folder for the notes, absolute
         retries: how often a failed job may start again
+        resumes: whether the command goes on where it was stopped, and so may be stopped as often as it takes
     """
 
     words: list[str]
     notes: Path
     retries: int
+    resumes: bool = True
 
     def __call__(self) -> None:
         """Run the command.
@@ -41,7 +43,8 @@ class Job:
         Raises:
             SystemExit: unless it ended well; on this machine, with the status that makes submitit start again
         """
-        signal.signal(signal.SIGUSR2, self._leave)  # until the training loop takes it
+        if self.resumes:
+            signal.signal(signal.SIGUSR2, self._leave)  # until the training loop takes it
         world = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         if self._local:
             os.environ["MASTER_ADDR"] = "127.0.0.1"

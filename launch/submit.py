@@ -152,7 +152,10 @@ def queue(
     if after is not None:
         options["dependency"] = f"afterok:{after}"
         options["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
-    jobs = [Job([stage.name, *stage.words], notes, submission.job.retries) for stage in stages]
+    jobs = [
+        Job([stage.name, *stage.words], notes, submission.job.retries, resumes=stage.name in TRAINING)
+        for stage in stages
+    ]
     ids = submit(jobs, submission, notes, options)
     for stage, job_id in zip(stages, ids, strict=True):
         record = {"job": job_id, "cluster": submission.job.cluster, "stage": stage.name, "notes": str(notes)}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.distributed import current_world, joined, mean_over_processes
+from fcmae.engine.distributed import current_world, from_main, joined, mean_over_processes
+from fcmae.engine.errors import UserError
 from fcmae.engine.loop import Summary, Task, train
 from fcmae.engine.run_folder import RunFolder
 
@@ -150,3 +151,26 @@ def _run_rank(rank: int, size: int, port: int, scenarios: list[Scenario], timeou
     with joined("cpu", timeout_minutes):
         for folder, task, loop in scenarios:
             run_parallel_toy(folder, ParallelToy(**task), **loop)
+
+
+def refuse_in_processes(size: int) -> list[int]:
+    """Processes whose main one finds something wrong while it prepares; returns the exit codes."""
+    context = multiprocessing.get_context("spawn")
+    port = free_port()
+    processes = [context.Process(target=_refuse, args=(rank, size, port)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def _refuse(rank: int, size: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
+    with joined("cpu", 1.0):
+        from_main(_find_something_wrong)
+
+
+def _find_something_wrong() -> None:
+    assert current_world().is_main
+    raise UserError("something is wrong")
