@@ -48,7 +48,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def names_another(config: FinetuneConfig, known: str) -> bool:
-    """Whether --model is not the model of the weights; with depths and dims given, V1 or V2 is all it says."""
+    """Whether --model is not the model of the weights; depths and dims, where given, say the size."""
     if config.model is None:
         return False
     if config.network.depths and config.network.dims:

@@ -268,7 +268,7 @@ class Trainer:
         self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
         progress.finished_epochs, progress.last_epoch_loss, progress.epoch_loss_sum = epoch, loss, 0.0
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
-            self.run.draw_curves()
+            self.run.draw_curves(self.best[0])
             self.last_drawn = time.monotonic()
         if self.complete or epoch % self.loop.save_every == 0:
             self.save(best=self._is_best({"loss": loss, **metrics}))

@@ -15,21 +15,24 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 DPI = 110
 
 
-def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw loss, learning rate and images/s over the epochs of a run.
+def draw_curves(records: Sequence[dict[str, Any]], path: Path, score: str = "loss") -> None:
+    """Draw loss, learning rate, images/s, and the figure that chooses the best epoch, over a run's epochs.
 
     Args:
         records: the log's records; those of a few steps have `epoch`, `loss`, `lr`, `images_per_s`, those of
             a whole epoch have `epoch`, `epoch_loss`
         path: the PNG to write; nothing is drawn where no record has a loss
+        score: name of that figure in the records of whole epochs; loss adds no picture of its own
     """
     steps = [record for record in records if record.get("loss") is not None]
     epochs = [record for record in records if record.get("epoch_loss") is not None]
     if not steps:
         return
     at = [record["epoch"] for record in steps]
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    loss, rate, speed = figure.subplots(1, 3)
+    scored = [record for record in epochs if score != "loss" and record.get(score) is not None]
+    panels = 4 if scored else 3
+    figure = Figure(figsize=(3.67 * panels, 3.2), layout="constrained")
+    loss, rate, speed, *others = figure.subplots(1, panels)
     loss.plot(at, [record["loss"] for record in steps], color=BLUE, linewidth=0.8, alpha=0.45, label="steps")
     if epochs:
         ends = [record["epoch"] for record in epochs]
@@ -45,6 +48,10 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     speed.set_ylim(bottom=0)
     for axes, title in ((loss, "loss"), (rate, f"learning rate / 1e{power}"), (speed, "images/s")):
         _style(axes, title)
+    for axes in others:
+        values = [record[score] for record in scored]
+        axes.plot([record["epoch"] for record in scored], values, color=ORANGE, linewidth=1.8)
+        _style(axes, f"{score}, at the end {values[-1]:.1f}")
     with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=DPI)
 

@@ -146,12 +146,12 @@ class RunFolder:
                 continue
         return records
 
-    def draw_curves(self) -> None:
-        """Draw what the log holds so far."""
+    def draw_curves(self, score: str = "loss") -> None:
+        """Draw what the log holds so far; `score` is the figure that chooses the best epoch."""
         from fcmae.engine.pictures import draw_curves  # needs matplotlib and torch
 
         if current_world().is_main:
-            draw_curves(self.records(), self.curves)
+            draw_curves(self.records(), self.curves, score)
 
     @cached_property
     def _tensorboard(self) -> "SummaryWriter":
