@@ -3,6 +3,12 @@
 Shapes: B batch, V visible patches, p tile side, C channels, H W positions of a map.
 """
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -115,3 +121,12 @@ def test_autocast_computes_in_its_type_and_returns_gradients_in_the_parameters()
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=1e-6)
     assert {each.dtype for each in torch.autograd.grad(out.float().sum(), inputs)} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_compiled_for_a_gpu_nothing_is_multiplied_that_need_not_be() -> None:
+    """A tile of 2 x 2 has 4 outputs of 49 taps; the compiler is to fuse all, and to add none for the walk."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "0"}
+    command = [sys.executable, str(Path(__file__).with_name("hopper.py"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
+    assert json.loads(done.stdout) == {"_convolve": 4 * 49, "_weight_gradient": 4 * 49}
