@@ -53,10 +53,17 @@ def jobs_command(argv: list[str]) -> int:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders at or below `folder` that a job was submitted for, in the order of their names."""
+    """The folders at or below `folder` that a job was submitted for, in the order of submission."""
     from launch.submit import JOBS, RECORD
 
-    return sorted(path.parent.parent for path in folder.glob(f"**/{JOBS}/{RECORD}"))
+    runs = [path.parent.parent for path in folder.glob(f"**/{JOBS}/{RECORD}")]
+    return sorted(runs, key=_number)
+
+
+def _number(run: Path) -> list[int]:
+    """Number of a run's job, and of its place in an array."""
+    record = read_record(run)
+    return [int(part) for part in record["job"].split("_")] if record else []
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -105,7 +112,8 @@ def show(runs: list[Path]) -> None:
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
     console.print(table)
     for run, lines in tails if len(tails) <= 4 else []:
-        console.print(f"{run}:", *(f"  {line}" for line in lines), sep="\n", markup=False)
+        if lines:
+            console.print(f"{run}:", *(f"  {line}" for line in lines), sep="\n", markup=False)
 
 
 def row(run: Path, record: dict[str, Any], state: State) -> list[str]:

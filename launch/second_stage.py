@@ -61,7 +61,7 @@ def run_finetuning(config: FinetuneConfig) -> int:
 def evaluate(argv: list[str]) -> int:
     """Measure a trained classifier."""
     parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
-    parser.add_argument("--data", default="digits", help=DATA_HELP)
+    parser.add_argument("--data", type=str | None, default=None, help=f"{DATA_HELP}; none is the run's own")
     parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
     parser.add_argument("--out", type=Path | None, default=None, help="folder for the confusion matrix")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
