@@ -4,28 +4,30 @@ Shapes: K classes.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcmae.data.classes import find_val_classes
-from fcmae.data.config import DIGITS
 from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
-from fcmae.data.names import TIMM, full_name
+from fcmae.data.names import TIMM, full_name, is_folder
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.precision import autocast, pick_device
+from fcmae.engine.run_folder import RunFolder
 from finetune.config import FinetuneConfig
+from finetune.data import open_data
 from finetune.figures import write_report
-from finetune.inputs import check_classes
+from finetune.inputs import check_classes, is_own_data, own_config
 from finetune.measure import measure
 from finetune.network import Trained, open_network
 
 
 def evaluate(
     weights: Path,
-    data: str,
+    data: str | None = None,
     *,
     out: Path | None = None,
     data_root: str = "data",
@@ -39,7 +41,8 @@ def evaluate(
 
     Args:
         weights: run folder or file, see `open_network`
-        data: folder of classes, or one with val/; digits (the part kept for validation); or a name of timm's
+        data: folder of classes, or one with val/; digits; or a name of timm's. None is that of the run, of
+            which only the images that it kept for validation are measured
         out: folder for the figures, the confusion matrix and the worst classes
         data_root: where a data set given by name lies
         image_size: side in pixels; none is that of the training. At 384 and above images are resized to it,
@@ -54,14 +57,12 @@ def evaluate(
     """
     at = pick_device(device)
     network = open_network(weights, at, image_size=image_size)
-    labelled = relabel(open_validation(data, data_root, network), network, data, weights)
+    labelled = relabel(open_validation(weights, data, data_root, network), network, str(data), weights)
     started = time.monotonic()
     with torch.inference_mode(), autocast(precision, at):
         reader = network.reader(batch_size, workers, at)
         scores = measure(network.model, labelled, reader, confusion=out is not None)
     images = int(scores.images.sum())
-    if images == 0:
-        raise UserError(f"{data}: none of the {len(labelled.labels)} images can be read")
     figures = {
         **scores.figures(),
         "images": images,
@@ -73,16 +74,24 @@ def evaluate(
     return figures
 
 
-def open_validation(data: str, data_root: str, network: Trained) -> Labelled:
-    """The labelled images to measure on, in the channels of the network."""
-    if data == DIGITS:
-        defaults = FinetuneConfig()
-        height, _ = network.image_size
-        return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
-    name = full_name(data)
+def open_validation(weights: Path, data: str | None, data_root: str, network: Trained) -> Labelled:
+    """The labelled images to measure on, in the channels of the network; never those a run was trained on.
+
+    Raises:
+        UserError: they cannot be read
+    """
+    config = own_config(weights)
+    if config is not None and is_own_data(data, config):
+        size = replace(config, image_size=network.image_size)
+        return open_data(size, RunFolder(weights))[1]
+    name = full_name(str(data))
+    if is_folder(name):
+        return from_folders(find_val_classes(name), network.in_chans)
     if name.startswith(TIMM):
         return from_timm(name.removeprefix(TIMM), data_root, "validation", network.in_chans)
-    return from_folders(find_val_classes(data), network.in_chans)
+    defaults = FinetuneConfig()
+    height, _ = network.image_size
+    return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
 
 
 def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from fcmae.data.classes import find_val_classes
 from fcmae.data.index import ImageIndex
-from fcmae.data.names import is_folder
+from fcmae.data.names import full_name, is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_device
+from fcmae.engine.settings import read_settings
+from finetune.config import FinetuneConfig
 from finetune.resolve import read_header, weights_file
 
 
@@ -20,13 +22,30 @@ def check_weights(weights: Path, device: str) -> None:
     read_header(weights_file(weights))
 
 
-def check_labelled(data: str, weights: Path) -> None:
+def own_config(weights: Path) -> FinetuneConfig | None:
+    """The settings of the fine-tuning whose run folder the weights are; none for a file."""
+    if not (weights / "model.safetensors").is_file() or not (weights / "config.yaml").is_file():
+        return None
+    return read_settings(FinetuneConfig, weights / "config.yaml")
+
+
+def is_own_data(data: str | None, config: FinetuneConfig | None) -> bool:
+    """Whether data to measure on is what the run was trained on, so that only its validation part will do."""
+    if config is None:
+        return False
+    known = data is None or full_name(data) == config.data
+    return known or (is_folder(config.data) and Path(str(data)).resolve() == Path(config.data).resolve())
+
+
+def check_labelled(data: str | None, weights: Path) -> None:
     """Refuse a folder that is no tree of classes, or has classes that the weights' head does not know.
 
     Raises:
         UserError: see above
     """
-    if not is_folder(data):
+    if data is None and own_config(weights) is None:
+        raise UserError(f"{weights} is not the folder of a fine-tuning: say with --data what to measure on")
+    if data is None or not is_folder(data) or is_own_data(data, own_config(weights)):
         return
     classes = find_val_classes(data).classes
     check_classes(classes, read_header(weights_file(weights)).get("class_names"), data, weights)

@@ -13,6 +13,7 @@ from fcmae.data.broken import BrokenList
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
 from fcmae.engine.distributed import sum_over_processes
+from fcmae.engine.errors import UserError
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
@@ -81,6 +82,9 @@ def measure(
         reader: prepares the images
         confusion: also count which class is taken for which
         broken: where to list images that cannot be read
+
+    Raises:
+        UserError: no image can be read
     """
     scores = Scores(len(data.classes), reader.device, confusion)
     for view in reader.read_once(data.source):
@@ -89,4 +93,6 @@ def measure(
         labels = data.labels[view.kept_numbers()]
         scores.add(view.keep(predict(view.images)), labels.to(reader.device))
     scores.gather()
+    if not scores.images.any():
+        raise UserError(f"none of the {len(data.labels)} images to measure on can be read")
     return scores

@@ -11,7 +11,7 @@ from fcmae.data.names import TIMM, is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import VOLATILE, FinetuneConfig
+from finetune.config import VOLATILE, AugmentConfig, FinetuneConfig
 from finetune.resolve import pair, resolve
 from models.sizes import find_size
 
@@ -66,6 +66,7 @@ def check(config: FinetuneConfig) -> None:
     """
     check_device(config.device)
     check_network(config)
+    check_augment(config.augment, config.network.in_chans)
     check_counts(
         {
             "epochs": config.epochs,
@@ -93,14 +94,6 @@ def check(config: FinetuneConfig) -> None:
         raise UserError(
             "loop.sharding is fsdp, with which no moving average is kept: set ema_decay to null, or use ddp"
         )
-    auto_augment = config.augment.auto_augment
-    if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
-        raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
-    if auto_augment is not None and config.network.in_chans not in (1, 3):
-        raise UserError(
-            f"augment.auto_augment is for images of 1 or 3 channels, not {config.network.in_chans}: "
-            "set it to null"
-        )
     if not BEST.fullmatch(config.best):
         raise UserError(
             f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
@@ -108,6 +101,21 @@ def check(config: FinetuneConfig) -> None:
     if config.best.startswith("ema_") and config.ema_decay is None:
         raise UserError(
             f"best is {config.best}, and no moving average is kept: set ema_decay, or best to top1"
+        )
+
+
+def check_augment(augment: AugmentConfig, channels: int | None) -> None:
+    """Refuse augmentation that timm does not have, or not for images of so many channels.
+
+    Raises:
+        UserError: see above
+    """
+    auto_augment = augment.auto_augment
+    if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
+        raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
+    if auto_augment is not None and channels not in (1, 3):
+        raise UserError(
+            f"augment.auto_augment is for images of 1 or 3 channels, not {channels}: set it to null"
         )
 
 

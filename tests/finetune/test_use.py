@@ -74,6 +74,16 @@ def test_evaluate_repeats_what_training_measured(run: Path, tmp_path: Path) -> N
         assert Image.open(tmp_path / "report" / name).size[0] > 200
 
 
+def test_evaluate_never_measures_what_a_run_was_trained_on(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_small(out, data=str(folder), seed=3, epochs=1, batch_size=4, train_fraction=1.0, ema_decay=None)
+    expected = 10  # one of each class
+    for data in (None, str(folder)):
+        figures = evaluate(out, data, device="cpu", workers=0)
+        assert figures["images"] + figures["unreadable"] == expected
+        assert figures["top1"] == pytest.approx(logged(out)["top1"])
+
+
 def test_evaluate_knows_classes_by_name(run: Path, folder: Path) -> None:
     figures = evaluate(run, str(folder), device="cpu", workers=0)
     assert (figures["images"], figures["unreadable"]) == (30, 1)

@@ -103,9 +103,10 @@ def test_settings_that_cannot_work(
     ("words", "message"),
     [
         (["evaluate", "--weights=nowhere"], "no such weights"),
+        (["evaluate", "--weights=weights.safetensors"], "say with --data what to measure on"),
         (["evaluate", "--weights=weights.safetensors", "--data=nowhere"], "does not exist"),
         (["evaluate", "--weights=weights.safetensors", "--data=data"], "without 1 of them (dog)"),
-        (["evaluate", "--weights=weights.safetensors", "--out=no/where"], "no does not exist"),
+        (["evaluate", "--weights=weights.safetensors", "--data=digits", "--out=no/x"], "does not exist"),
         (["predict", "--weights=weights.safetensors", "--images=nowhere"], "does not exist"),
         (["predict", "--weights=weights.safetensors", "--images=data", "--out=no/x"], "no does not exist"),
         (["embed", "--weights=weights.safetensors", "--images=weights.safetensors"], "is a file"),
@@ -140,7 +141,7 @@ def test_from_folder_to_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", "--data=data", *TINY, *words]) == 0
     assert "run/model.safetensors" in capsys.readouterr().out
     assert main(["evaluate", "--weights=run", "--data=data", "--out=report", "--workers=0"]) == 0
-    assert "12 images, 0 unreadable" in capsys.readouterr().out
+    assert "\n2 images, 0 unreadable" in capsys.readouterr().out
     assert main(["predict", "--weights=run", "--images=data", "--topk=1", "--workers=0"]) == 0
     assert len(Path("results.csv").read_text().splitlines()) == 13
     assert main(["embed", "--weights=run", "--images=data", "--workers=0"]) == 0
