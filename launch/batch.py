@@ -158,9 +158,6 @@ def submit_here(job: Job, options: JobOptions, folder: Path, setup: list[str]) -
     """Start a job in the background of this machine; returns its id, which is that of its process."""
     import submitit
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", int(os.environ.get("MASTER_PORT", "0"))))
-        port = listener.getsockname()[1]
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(
         timeout_min=minutes(options.time),
@@ -168,6 +165,24 @@ def submit_here(job: Job, options: JobOptions, folder: Path, setup: list[str]) -
         gpus_per_node=options.gpus_per_node or 0,
         signal_delay_s=options.signal_seconds,
         stderr_to_stdout=True,
-        setup=[*setup, f"export MASTER_PORT={port}"],
+        setup=[*setup, f"export MASTER_PORT={free_port()}"],
     )
     return str(executor.submit(job).job_id)
+
+
+def free_port() -> int:
+    """The port of MASTER_PORT, or any other, after seeing that nobody listens on it.
+
+    Raises:
+        UserError: somebody does
+    """
+    wanted = os.environ.get("MASTER_PORT", "0")
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", int(wanted)))
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"MASTER_PORT={wanted} cannot be used ({error}); choose another, or none"
+            ) from error
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,6 +1,7 @@
 """What is asked of a cluster, and jobs on this machine, which need none."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -135,6 +136,14 @@ def test_without_slurm_the_local_machine_is_offered(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "--cluster local" in refusal(capsys, "pretrain", "--", "--config", "tiny.yaml", "--out", "run")
+
+
+def test_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
+        words = ["--cluster", "local", "--", "--config", "tiny.yaml", "--out", "run"]
+        assert "already in use" in refusal(capsys, "pretrain", *words)
 
 
 def test_combinations_are_all_pairs() -> None:
