@@ -1,10 +1,8 @@
 """`fcmae jobs`: what the runs in a folder are doing, from the cluster and from the runs' own logs."""
 
-import json
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,9 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.progress import format_duration
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import Parser
+from launch.records import State, cluster_state, find_runs, notes, read_record
 
 TAIL = 5  # lines of a job's output that are shown
-
-
-@dataclass(frozen=True)
-class State:
-    """What the cluster says of a job.
-
-    Args:
-        name: PENDING, RUNNING, ... or ENDED, where the cluster has forgotten it
-        active: whether it is queued or running
-    """
-
-    name: str
-    active: bool
 
 
 def jobs_command(argv: list[str]) -> int:
@@ -50,50 +36,6 @@ def jobs_command(argv: list[str]) -> int:
         return cancel(runs)
     show(runs)
     return 0
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """The folders at or below `folder` that a job was submitted for, in the order of submission."""
-    from launch.submit import JOBS, RECORD
-
-    runs = [path.parent.parent for path in folder.glob(f"**/{JOBS}/{RECORD}")]
-    return sorted(runs, key=_number)
-
-
-def _number(run: Path) -> list[int]:
-    """Number of a run's job, and of its place in an array."""
-    record = read_record(run)
-    return [int(part) for part in record["job"].split("_")] if record else []
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `fcmae submit` noted in a run's folder: job, cluster, stage, notes."""
-    from launch.submit import JOBS, RECORD
-
-    path = folder / JOBS / RECORD
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def cluster_state(record: dict[str, Any]) -> State:
-    """What becomes of the job of a record."""
-    if record["cluster"] == "local":
-        return State("RUNNING", True) if is_alive(int(record["job"])) else State("ENDED", False)
-    squeue = ["squeue", "-h", "-j", record["job"], "--states=all", "-o", "%T"]
-    try:
-        answer = subprocess.run(squeue, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return State("UNKNOWN", False)
-    name = (answer.stdout.split() or ["ENDED"])[0]
-    return State(name, name in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED"))
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of that number is there and is a job of ours."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"submitit" in command
 
 
 def show(runs: list[Path]) -> None:
@@ -137,12 +79,6 @@ def row(run: Path, record: dict[str, Any], state: State) -> list[str]:
         if state.active and last["images_per_s"]:
             values[4] = format_duration((epochs - last["epoch"]) * per_epoch / last["images_per_s"])
     return values
-
-
-def notes(record: dict[str, Any], event: str) -> list[str]:
-    """The lines that a job's processes noted under an event, see `launch.job.Job`."""
-    path = Path(record["notes"]) / f"{record['job']}.{event}"
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def tail(record: dict[str, Any]) -> list[str]:

@@ -11,7 +11,18 @@ from fcmae.engine.files import write_atomically
 from fcmae.engine.run_folder import plain
 from launch.batch import batch_script, script_options
 from launch.options import Submission, read_submission
-from launch.submit import JOBS, MEASURING, STAGES, TRAINING, Stage, check_job, freeze, queue
+from launch.records import JOBS
+from launch.stages import (
+    MEASURING,
+    STAGES,
+    TRAINING,
+    Stage,
+    check_job,
+    freeze,
+    queue,
+    read_training,
+    refuse_second_job,
+)
 
 USAGE = (
     "fcmae submit pipeline [options of the jobs] -- pretrain OPTIONS -- finetune OPTIONS -- evaluate OPTIONS"
@@ -40,6 +51,8 @@ def submit_pipeline(argv: list[str]) -> int:
         return 0
     check_job("pipeline", submission)
     stages = plan(parts[1:], root, submission)
+    for stage in stages:
+        refuse_second_job(stage.folder)
     previous = None
     for stage in stages:
         lone = submission if stage.name in TRAINING else on_one_process(submission)
@@ -102,7 +115,8 @@ def plan(parts: list[list[str]], root: Path, submission: Submission) -> list[Sta
         else:
             if name != "finetune":
                 raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
-            config = TRAINING[name]([*words, "--init", str(weights), "--out", str(folder)])
+            complete = [*words, "--init", str(weights), "--out", str(folder)]
+            config = read_training(name, complete, submission)
             stages.append(
                 Stage(name, ["--config", str(write_settings(config, root / f"{label}.yaml"))], folder)
             )

@@ -58,8 +58,8 @@ def run_finetuning(config: FinetuneConfig) -> int:
     return 0
 
 
-def evaluate(argv: list[str]) -> int:
-    """Measure a trained classifier."""
+def read_evaluation(argv: list[str]) -> Any:
+    """The options of an evaluation, checked before torch is imported."""
     parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
     parser.add_argument("--data", type=str | None, default=None, help=f"{DATA_HELP}; none is the run's own")
     parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
@@ -71,6 +71,12 @@ def evaluate(argv: list[str]) -> int:
     check_labelled(options.data, options.weights)
     if options.out is not None:
         check_out(options.out)
+    return options
+
+
+def evaluate(argv: list[str]) -> int:
+    """Measure a trained classifier."""
+    options = read_evaluation(argv)
     from finetune.evaluate import evaluate as start
 
     figures = start(**vars(options))
@@ -85,8 +91,8 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def probe(argv: list[str]) -> int:
-    """Measure frozen features."""
+def read_probing(argv: list[str]) -> Any:
+    """The options of a probe, checked before torch is imported."""
     parser = weights_parser("fcmae probe", "Measure frozen features: k-NN, a linear classifier, collapse.")
     parser.add_argument("--data", default="digits", help=DATA_HELP)
     parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
@@ -103,6 +109,12 @@ def probe(argv: list[str]) -> int:
     check_weights(options.weights, options.device)
     if options.collapse is not None:
         check_out(options.collapse)
+    return options
+
+
+def probe(argv: list[str]) -> int:
+    """Measure frozen features."""
+    options = read_probing(argv)
     from finetune.probe import probe as start
 
     figures = start(**vars(options))

@@ -7,7 +7,8 @@ from pathlib import Path
 from fcmae.engine.errors import UserError
 from launch.batch import batch_script, script_options
 from launch.options import Submission
-from launch.submit import JOBS, TRAINING, check_job, freeze, queue, refuse_second_job
+from launch.records import JOBS
+from launch.stages import TRAINING, check_job, freeze, queue, refuse_second_job
 
 
 def submit_sweep(name: str, words: list[str], submission: Submission) -> int:

@@ -16,7 +16,7 @@ import yaml
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
 from launch.cli import main
-from launch.jobs import cluster_state, notes, read_record
+from launch.records import cluster_state, notes, read_record
 
 TINY = {
     "data": "digits",

@@ -15,9 +15,9 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 from launch import own_code
 from launch.cli import main
-from launch.jobs import cluster_state, notes, read_record
 from launch.options import minutes, read_submission
 from launch.pipeline import plan, split
+from launch.records import cluster_state, notes, read_record
 from launch.sweep import combinations
 
 TINY = {
@@ -120,6 +120,8 @@ def test_script_asks_for_what_was_given_and_for_no_gpu_unasked(capsys: pytest.Ca
         (["pretrain", "--sweep", "seed=1", "--sweep", "seed=2"], "twice"),
         (["pretrain", "--cluster", "local", "--sweep", "sed=1,2", "--", "--config", "tiny.yaml"], "'sed'"),
         (["evaluate", "--cluster", "local", "--tasks-per-node", "2"], "one process"),
+        (["evaluate", "--cluster", "local", "--", "--weights", "nowhere"], "nowhere"),
+        (["probe", "--cluster", "local", "--", "--weigths", "run"], "did you mean 'weights'"),
         (["pipeline"], "needs stages"),
         (["pipeline", "--", "cook"], "stages are"),
     ],

@@ -1,0 +1,142 @@
+"""From a stage's command line to a queued job: settings frozen, folder claimed, code copied."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fcmae.engine.errors import UserError
+from launch.batch import batch_script, check_cluster, check_folder, script_options, submit
+from launch.commands import read_pretraining
+from launch.job import Job
+from launch.options import Submission
+from launch.own_code import HOME, snapshot
+from launch.records import JOBS, cluster_state, read_record, write_record
+from launch.second_stage import read_evaluation, read_finetuning, read_probing
+
+TRAINING: dict[str, Callable[[list[str]], Any]] = {"pretrain": read_pretraining, "finetune": read_finetuning}
+MEASURING: dict[str, Callable[[list[str]], Any]] = {"evaluate": read_evaluation, "probe": read_probing}
+STAGES = (*TRAINING, *MEASURING)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to queue.
+
+    Args:
+        name: the command
+        words: its command line after the name, settings frozen
+        folder: absolute, of the run, or for the logs of a stage that has no run
+    """
+
+    name: str
+    words: list[str]
+    folder: Path
+
+
+def check_job(name: str, submission: Submission) -> None:
+    """Let the cluster refuse what is asked of it, while nothing has been written yet."""
+    if name in MEASURING and submission.job.processes > 1:
+        raise UserError(f"fcmae {name} runs in one process: leave --nodes and --tasks-per-node at 1")
+    if submission.job.cluster == "slurm":
+        folder = Path.cwd() / JOBS
+        check_cluster(batch_script(script_options(submission, folder, HOME, f"fcmae-{name}"), folder))
+
+
+def freeze(name: str, words: list[str], submission: Submission) -> Stage:
+    """Check a stage's settings, claim its run folder, and say the command line that repeats them.
+
+    Raises:
+        UserError: a setting that cannot work
+    """
+    if name in MEASURING:
+        MEASURING[name](words)
+        return Stage(name, words, Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
+    config = read_training(name, words, submission)
+    device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
+    folder = claim(name, replace(config, device=device))
+    return Stage(name, frozen_words(folder), folder)
+
+
+def read_training(name: str, words: list[str], submission: Submission) -> Any:
+    """The settings of a stage that trains, after seeing that its batch divides by the job's processes.
+
+    Raises:
+        UserError: it does not
+    """
+    config = TRAINING[name](words)
+    processes = submission.job.processes * config.optim.accumulate
+    if config.batch_size % processes:
+        raise UserError(
+            f"batch size {config.batch_size} does not divide by {submission.job.processes} processes x "
+            f"{config.optim.accumulate} accumulated parts: choose a multiple of {processes}"
+        )
+    return config
+
+
+def claim(name: str, config: Any) -> Path:
+    """Claim the folder of a run, and let go of its lock when it is written: the job takes it."""
+    if name == "pretrain":
+        from fcmae.prepare import prepare
+
+        return prepare(config).path.absolute()
+    from finetune.prepare import prepare as prepare_finetuning
+
+    return prepare_finetuning(config)[1].path.absolute()
+
+
+def frozen_words(folder: Path) -> list[str]:
+    """The command line that goes on with the run in a folder."""
+    return ["--config", str(folder / "config.yaml"), "--out", str(folder), "--loop.resume", "true"]
+
+
+def queue(
+    stages: list[Stage], submission: Submission, root: Path, name: str, after: str | None = None
+) -> list[str]:
+    """Copy our code to `root` and queue stages, each with a record of its job in its folder.
+
+    Args:
+        stages: several become an array
+        submission: what is asked of the cluster
+        root: absolute; holds the code, logs and notes
+        name: of the job, where none is asked for
+        after: id of the job that has to end well before
+
+    Returns:
+        the ids
+    """
+    notes = root / JOBS
+    notes.mkdir(parents=True, exist_ok=True)
+    code = root / "code"
+    if after is None:
+        if submission.job.cluster == "slurm":
+            check_folder(root)
+        snapshot(root)
+    options = script_options(submission, notes, code, name)
+    if after is not None:
+        options["dependency"] = f"afterok:{after}"
+        options["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
+    jobs = [
+        Job([stage.name, *stage.words], notes, submission.job.retries, resumes=stage.name in TRAINING)
+        for stage in stages
+    ]
+    ids = submit(jobs, submission, notes, options)
+    for stage, job_id in zip(stages, ids, strict=True):
+        write_record(stage.folder, job=job_id, cluster=submission.job.cluster, stage=stage.name, notes=notes)
+    return ids
+
+
+def refuse_second_job(folder: Path) -> None:
+    """Refuse to queue a run that a job is still queued for or running in.
+
+    Raises:
+        UserError: see above
+    """
+    record = read_record(folder)
+    state = cluster_state(record) if record else None
+    if record and state and state.active:
+        raise UserError(
+            f"{folder}: job {record['job']} is {state.name.lower()} for this run; fcmae jobs {folder} shows "
+            f"it, fcmae jobs {folder} --cancel ends it"
+        )
