@@ -1,7 +1,8 @@
 """How fast is a whole optimiser step of pre-training and of fine-tuning, and what does each part of it cost?
 
     python benchmarks/step.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
-        [--precision float32] [--device cpu] [--repeats 20] [--task both] [--no-compile] [--json FILE]
+        [--precision float32] [--device cpu] [--repeats 20] [--task both] [--ways REGEX] [--no-compile]
+        [--checkpointing] [--json FILE]
 
 Side by side in one run: ours and masked dense convolution (pre-training), ours and timm's ConvNeXt V2
 (fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels. All start from the
@@ -12,6 +13,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +100,7 @@ def main() -> None:
     for name, make in tasks.items():
         if options.task in (name, "both"):
             steps, flops = make(options, device)
+            steps = {way: step for way, step in steps.items() if re.search(options.ways, way)}
             report["tasks"][name] = compare(name, steps, flops, rate, options)
     if options.task != "finetune":
         report["parts_ms"] = show_parts(options, device)
@@ -117,6 +120,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--task", choices=("pretrain", "finetune", "both"), default="both")
+    parser.add_argument("--ways", default="", help="only those whose names this regular expression finds")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--json", type=Path)

@@ -19,7 +19,13 @@ from torch.autograd.function import once_differentiable
 from models.kernels.choice import Impl, use_triton
 
 LARGEST_TILE = 8  # side that the Triton kernels take
-SMALLEST_TILE = 4  # side that makes cutting a dense map into tiles worth its while
+MAP_TILES = (
+    8,
+    4,
+    7,
+    6,
+    5,
+)  # what a dense map is cut into, the first that divides it; smaller ones do not pay
 
 
 def depthwise_tiles(
@@ -53,9 +59,9 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
         bias: (C,)
         impl: see `models.kernels.choice`
     """
-    side = max(each for each in range(1, LARGEST_TILE + 1) if x.shape[1] % each == x.shape[2] % each == 0)
+    side = next((each for each in MAP_TILES if x.shape[1] % each == x.shape[2] % each == 0), 0)
     refusal = _refusal(side, weight.shape[-1])
-    if side < SMALLEST_TILE:
+    if side == 0:
         refusal = f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
     if use_triton(impl, _as_autocast(x), refusal):
         from models.kernels.depthwise_triton import depthwise
