@@ -21,7 +21,7 @@ end={notes}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLUR
 if [ -e $end.stopped ]; then  # saved before preemption or the time limit: as often as it takes
   rm $end.stopped
   scontrol requeue $SLURM_JOB_ID
-elif [ $status -ne 0 ] && [ $status -ne 143 ] && [ ! -e $end.refused ]; then  # not cancelled, nothing to mend
+elif [ $status -ne 0 ] && [ ! -e $end.final ]; then  # it failed; scancel would have ended this script too
   echo "exit status $status on $SLURM_JOB_NODELIST" >> $end.failed
   [ $(wc -l < $end.failed) -le {retries} ] && scontrol requeue $SLURM_JOB_ID
 fi

@@ -12,7 +12,7 @@ from submitit import JobEnvironment
 from submitit.helpers import TorchDistributedEnvironment
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-USER_ERROR = 2
+FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # the user's error, or the user's wish
 STOPPED = 128 + signal.SIGUSR2  # a signal before preemption or the time limit: saved, to be queued again
 
 
@@ -22,8 +22,8 @@ class Job:
 
     How the job ended is noted in files `<job id>.<event>`, because the exit status of several processes, of
     which one may have been killed, says little: `started` has a line for each start, `stopped` is there when
-    a signal stopped the run in time, `refused` when the user has to mend something, and `failed` has a line
-    for each failure.
+    a signal stopped the run in time, `final` when starting again is of no use (the user has to mend
+    something, or has ended the job), and `failed` has a line for each failure.
 
     Args:
         words: the command line after `fcmae`
@@ -60,8 +60,8 @@ class Job:
             raise
         if status == STOPPED:
             self._leave()
-        if status == USER_ERROR:
-            self._note("refused")
+        if status in FINAL:
+            self._note("final")
         if status:
             sys.exit(status)
 
