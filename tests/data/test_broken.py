@@ -1,0 +1,58 @@
+"""Broken images of a run are listed once, whichever process met them."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+from fcmae.data.broken import BrokenList
+from fcmae.data.dataset import ArraySource
+from fcmae.engine.distributed import joined
+
+SOURCE = ArraySource(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), "image")
+
+
+def test_each_image_is_listed_once_and_again_by_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "broken.txt"
+    broken = BrokenList(path)
+    broken.add(SOURCE, [])
+    assert not path.exists()
+    broken.add(SOURCE, [(3, "cut short"), (3, "cut short")])
+    broken = BrokenList(path)
+    broken.add(SOURCE, [(3, "cut short"), (5, "empty")])
+    broken.gather()
+    assert path.read_text().splitlines() == [f"{SOURCE.name(3)}\tcut short", f"{SOURCE.name(5)}\tempty"]
+    assert len(broken) == 2
+
+
+def meet_broken_images(rank: int, port: int, path: Path) -> None:
+    """Each of two processes meets image 4 and one of its own; only the main one may write."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    with joined("cpu", 1.0):
+        broken = BrokenList(path)
+        broken.add(SOURCE, [(4, "empty"), (rank, "cut short")])
+        broken.gather()
+        broken.gather()
+        assert len(broken) == 3
+
+
+def test_main_process_lists_what_the_others_met(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    path = tmp_path / "broken.txt"
+    sys.path.insert(0, str(Path(__file__).parent))
+    from test_broken import meet_broken_images as importable
+
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=importable, args=(rank, port, path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    names = [line.partition("\t")[0] for line in path.read_text().splitlines()]
+    assert sorted(names) == [SOURCE.name(0), SOURCE.name(1), SOURCE.name(4)]
