@@ -1,0 +1,39 @@
+"""The benchmark of a whole step runs on a CPU and refuses to time what does not agree."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_all_ways_agree_and_are_reported(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "step.py"), "--image-size", "64", "--batch", "2"]
+    command += ["--repeats", "2", "--no-compile", "--threads", "1", "--json", str(tmp_path / "step.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    report = json.loads((tmp_path / "step.json").read_text(encoding="utf-8"))
+    ways = {name: [row["way"] for row in rows] for name, rows in report["tasks"].items()}
+    assert ways["pretrain"][:2] == ["masked, eager, torch", "tiles, eager, torch"]
+    assert ways["finetune"] == ["timm, eager, torch", "ours, eager, torch"]
+    parts = {"stem", "downsample", "depthwise", "norms", "pointwise", "GELU and GRN"}
+    assert set(report["parts_ms"]) == parts | {"decoder", "loss", "optimiser"}
+
+
+def test_what_does_not_agree_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import step
+    from torch import nn, ones
+
+    ways = {}
+    for name, weight in (("first", 1.0), ("second", 1.01)):
+        model = nn.Linear(2, 1, bias=False)
+        nn.init.constant_(model.weight, weight)
+        ways[name] = step.Step(model, lambda model: model(ones(3, 2)).square().mean(), "float32")
+    with pytest.raises(SystemExit, match="second does not agree with first"):
+        step.check_agreement(ways, 1e-3)
