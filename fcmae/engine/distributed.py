@@ -102,6 +102,8 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    if timeout_minutes <= 0:
+        raise UserError(f"loop.timeout_minutes is {timeout_minutes:g}: it must be above 0")
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if _take_gpu(device, world) else "gloo"

@@ -77,6 +77,12 @@ def test_processes_do_not_choose_a_numbered_gpu(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+def test_no_time_to_wait_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    two_processes(monkeypatch, 1)
+    with pytest.raises(UserError, match=r"timeout_minutes is 0"), joined("cpu", timeout_minutes=0.0):
+        pass
+
+
 def test_one_process_agrees_with_itself_without_torch_distributed() -> None:
     with joined("cpu", timeout_minutes=1.0) as world:
         assert world == World()
