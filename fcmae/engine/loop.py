@@ -17,12 +17,13 @@ from fcmae.engine.distributed import current_world, from_main, gather_lists, lar
 from fcmae.engine.errors import UserError
 from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
 from fcmae.engine.parallel import ParallelTask, total_norm
-from fcmae.engine.precision import autocast, loss_scaler
+from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, loss_scaler
 from fcmae.engine.progress import ProgressDisplay
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
 from fcmae.engine.signals import StopSignals
 from fcmae.engine.task import Task
+from models.kernels.trial import try_kernels
 
 SECONDS_BETWEEN_CURVES = 30.0
 
@@ -134,6 +135,8 @@ class Trainer:
         self.optim.check(self.epochs)
         self.total_steps = self.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
+        if self.device.type == "cuda":
+            try_kernels(self.device, AUTOCAST_DTYPES.get(self.loop.precision, torch.float32))
         if self.loop.compile:
             self.task.model.compile()  # in place: the names of the state dict stay
         self.scaler = loss_scaler(self.loop.precision, self.device)

@@ -23,6 +23,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 logger = logging.getLogger(__name__)
 _preferred: Impl = "auto"
+_given_up: str | None = None
 
 
 @contextmanager
@@ -34,6 +35,12 @@ def kernels(impl: Impl) -> Iterator[None]:
         yield
     finally:
         _preferred = before
+
+
+def do_without(reason: str | None) -> None:
+    """Run PyTorch in the place of Triton for the rest of this process; None trusts Triton again."""
+    global _given_up
+    _given_up = reason
 
 
 def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
@@ -50,7 +57,7 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
     wish = _preferred if impl == "auto" else impl
     if wish == "torch" or (wish == "auto" and x.device.type != "cuda"):
         return False
-    reason = refusal or _hindrance(x.device, x.dtype)
+    reason = refusal or _given_up or _hindrance(x.device, x.dtype)
     if reason is not None and impl == "triton":
         raise ValueError(f"impl='triton': {reason}; use impl='auto' or 'torch'")
     if reason is not None:

@@ -1,0 +1,51 @@
+"""Kernels that fail, or compute something else, are done without for the rest of the process."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.kernels import choice, trial
+from models.kernels.choice import kernels, use_triton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _trusted() -> Iterator[None]:
+    choice._say_once.cache_clear()
+    with kernels("triton"):  # what `auto` means on a GPU, here interpreted
+        yield
+    choice.do_without(None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sound_kernels_pass(dtype: torch.dtype) -> None:
+    assert trial.try_kernels(CPU, dtype)
+    assert use_triton("auto", torch.zeros(1))
+
+
+def test_a_kernel_that_raises_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(trial, "gelu_grn", fail)
+    assert not trial.try_kernels(CPU, torch.float32)
+    with caplog.at_level(logging.WARNING):
+        assert not use_triton("auto", torch.zeros(1))
+    assert "the kernel gelu_grn failed its trial (RuntimeError)" in caplog.text
+
+
+def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = trial.depthwise_map
+    monkeypatch.setattr(
+        trial,
+        "depthwise_map",
+        lambda x, weight, bias, impl: sound(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1),
+    )
+    assert not trial.try_kernels(CPU, torch.float32)
+    assert not use_triton("auto", torch.zeros(1))
