@@ -18,7 +18,7 @@ class State:
     """What the cluster says of a job.
 
     Args:
-        name: PENDING, RUNNING, ... or ENDED, where the cluster has forgotten it
+        name: PENDING, RUNNING, ..., ENDED where the cluster has forgotten it, UNKNOWN where it does not answer
         active: whether it is queued or running
     """
 
@@ -61,6 +61,8 @@ def cluster_state(record: dict[str, Any]) -> State:
     try:
         answer = subprocess.run(squeue, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
+        return State("UNKNOWN", False)
+    if answer.returncode and "Invalid job id" not in answer.stderr:  # which it says of one long ended
         return State("UNKNOWN", False)
     name = (answer.stdout.split() or ["ENDED"])[0]
     return State(name, name in ACTIVE)
