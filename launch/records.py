@@ -18,7 +18,7 @@ class State:
     """What the cluster says of a job.
 
     Args:
-        name: PENDING, RUNNING, ..., ENDED where the cluster has forgotten it, UNKNOWN where it does not answer
+        name: PENDING, RUNNING, ..., ENDED where the cluster forgot it, UNKNOWN where it does not answer
         active: whether it is queued or running
     """
 
