@@ -17,6 +17,8 @@ from models.kernels.rows import gather_rows, scatter_rows
 from models.layouts.base import Layout
 from models.layouts.dense import norm_dtype
 
+SMALL_TILE = 2  # positions; see docs/performance.md
+
 
 class TilesLayout(Layout):
     """The visible patches of every image, as (B, V, p, p, C).
@@ -48,9 +50,9 @@ class TilesLayout(Layout):
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         p, kernel = x.shape[2], conv.kernel_size[0]
-        if p > 1 or use_triton("auto", x):
+        if p > SMALL_TILE or use_triton("auto", x):
             return depthwise_tiles(x, conv.weight, conv.bias, self._halo_table(p, kernel))
-        # In PyTorch, a tile of one position would gather a whole kernel for each: the dense map is cheaper.
+        # In PyTorch, small tiles would gather many times what they hold: the dense map is cheaper.
         out = F.conv2d(self.to_map(x), conv.weight, conv.bias, padding=kernel // 2, groups=conv.groups)
         return gather_rows(out.permute(0, 2, 3, 1).flatten(0, 2), self._pixel_table(p)).view_as(x)
 
