@@ -10,6 +10,9 @@ from torch import nn
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; read once, at Triton's import
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: the same bits take the same threads
+torch.set_num_threads(1)
+
 Randomize = Callable[[nn.Module], nn.Module]
 
 

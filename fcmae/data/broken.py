@@ -37,8 +37,7 @@ class BrokenList:
     def _note(self, broken: list[tuple[str, str]]) -> None:
         new = {name: reason for name, reason in broken if name not in self.names}
         self.names.update(new)
-        if not current_world().is_main:
-            self._unsent += new.items()
-        elif new:
+        self._unsent += new.items()
+        if new and current_world().is_main:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())

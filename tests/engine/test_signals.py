@@ -26,6 +26,8 @@ def test_first_signal_only_sets_the_flag(number: signal.Signals) -> None:
 
 
 def test_second_signal_acts_as_usual() -> None:
+    # A shell starts background commands with Ctrl-C ignored: here it is to act as it does in the foreground.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
