@@ -1,4 +1,4 @@
-"""Which patches are hidden: random masks, patches of pixels, and the masked picture.
+"""Which patches are hidden: random masks, and images as patches of pixels.
 
 Shapes: B batch, L = h * w patches, C channels, H W pixels, P patch side.
 """

@@ -45,8 +45,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
             f"choose --batch-size {num_images} or less"
         )
     check_checkpoints(run)
-    run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
-    if index is not None:
+    resumed = run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
+    if index is not None and not (resumed and index_file(run).exists()):
         index.save(index_file(run))
     return run
 

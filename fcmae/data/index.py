@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from fcmae.engine.errors import UserError
+from fcmae.engine.files import write_atomically
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
@@ -83,7 +84,8 @@ class ImageIndex:
 
     def save(self, path: str | Path) -> None:
         """Write the list to a .npz file."""
-        np.savez(path, root=np.array(str(self.root)), names=self.names, offsets=self.offsets)
+        with write_atomically(Path(path)) as file:
+            np.savez(file, root=np.array(str(self.root)), names=self.names, offsets=self.offsets)
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageIndex":

@@ -1,8 +1,10 @@
 """The list of image files: order, what is left out, cache, errors."""
 
+import errno
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -159,3 +161,18 @@ def test_there_is_no_image_beyond_the_last(tmp_path: Path) -> None:
     for i in (1, -1):
         with pytest.raises(IndexError):
             index[i]
+
+
+def test_a_save_that_fails_leaves_the_former_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").touch()
+    index = ImageIndex.scan(tmp_path)
+    index.save(tmp_path / "list.npz")
+
+    def fill_the_disk(file: BinaryIO, **_: object) -> None:
+        file.write(b"half of a list")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        index.save(tmp_path / "list.npz")
+    assert ImageIndex.load(tmp_path / "list.npz").digest() == index.digest()
