@@ -10,6 +10,7 @@ VERSION = "0.1.0"
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"]
 TESTS = [
     *ONNX,
+    "pyarrow>=15",
     "tifffile",
     "pytest>=8",
     "pytest-timeout",
@@ -53,6 +54,7 @@ setup(
     extras_require={
         "minkowski": ["MinkowskiEngine==0.5.4"],
         "onnx": ONNX,
+        "parquet": ["pyarrow>=15"],
         "tiff": ["tifffile"],
         "tests": TESTS,
         "dev": DEV,

@@ -8,8 +8,9 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
-    "out", "device", "data_root", "images.workers", "loop.compile", "loop.resume", "loop.log_every",
-    "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding", "loop.timeout_minutes",
+    "out", "device", "data_root", "images.workers", "network.checkpointing", "loop.compile", "loop.resume",
+    "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
+    "loop.timeout_minutes",
 )  # fmt: skip
 
 
@@ -25,6 +26,7 @@ class NetworkConfig:
         drop_path_rate: drop path of the last block; it grows linearly from 0
         head_init_scale: factor on the first weights of the head
         freeze: stages, from the first, whose weights stay as they are: 0 to 4, 4 trains the head alone
+        checkpointing: compute the widest activations again for the gradient: slower, a fraction of the memory
     """
 
     in_chans: int | None = None
@@ -34,6 +36,7 @@ class NetworkConfig:
     drop_path_rate: float = 0.0
     head_init_scale: float = 0.001
     freeze: int = 0
+    checkpointing: bool = False
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What measuring and predicting look at before torch is imported."""
 
+import importlib.util
 from pathlib import Path
 
 from fcmae.data.classes import find_val_classes
@@ -72,6 +73,18 @@ def check_images(images: Path) -> None:
         UserError: see above
     """
     ImageIndex.scan(images).check_headers()
+
+
+def check_features_file(out: Path) -> None:
+    """Refuse a file for features that is neither npz nor Parquet, or Parquet where pyarrow is missing.
+
+    Raises:
+        UserError: see above
+    """
+    if out.suffix not in (".npz", ".parquet"):
+        raise UserError(f"--out {out}: choose a name that ends in .npz or .parquet")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"--out {out}: Parquet needs pyarrow (pip install pyarrow), or choose .npz")
 
 
 def check_out(out: Path) -> None:

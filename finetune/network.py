@@ -41,7 +41,7 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
     model, network = config.model or "", config.network
     if model.startswith(TIMM):
         options = {"in_chans": network.in_chans, "drop_path_rate": network.drop_path_rate}
-        return create_timm(model, len(classes), **options)
+        return create_timm(model, len(classes), checkpointing=network.checkpointing, **options)
     try:
         built = create_model(
             model,
@@ -52,6 +52,7 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
             dims=network.dims,
             drop_path_rate=network.drop_path_rate,
             head_init_scale=network.head_init_scale,
+            checkpointing=network.checkpointing,
         )
         if config.init:
             weights = load_weights(Path(config.init).expanduser())
@@ -87,18 +88,20 @@ def freeze_stages(model: ConvNeXt, stages: int) -> None:
         stage.requires_grad_(False)
 
 
-def create_timm(name: str, num_classes: int, **options: Any) -> nn.Module:
+def create_timm(name: str, num_classes: int, checkpointing: bool = False, **options: Any) -> nn.Module:
     """A network of timm's, from scratch; options that it does not take are left out.
 
     Raises:
-        UserError: timm does not know the name
+        UserError: timm does not know the name, or cannot checkpoint that network's activations
     """
     import timm
 
     try:
         model: nn.Module = timm.create_model(name.removeprefix(TIMM), num_classes=num_classes, **options)
+        if checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
         return model
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model {name}: timm refuses ({' '.join(str(error).split())})") from error
 
 

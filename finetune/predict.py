@@ -1,4 +1,4 @@
-"""Using a trained network on images without labels: classes as CSV, features as npz.
+"""Using a trained network on images without labels: classes as CSV, features as npz or Parquet.
 
 Shapes: B batch, N images, D features of an image.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, N images, D features of an image.
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -82,13 +83,13 @@ def embed(
     workers: int | None = None,
     device: str = "auto",
 ) -> tuple[int, int]:
-    """Write the features of each image of a folder: an npz of `features` float32 (N, D) and `files` (N,).
+    """Write the features of each image of a folder, with its name.
 
     Features are the last stage's, averaged over positions and normalised: what the head is given.
 
     Args:
         weights, images, batch_size, workers, device: see `predict`; weights may be a bare encoder's
-        out: npz file to write
+        out: file to write, see `save_features`
 
     Returns:
         images that were read, and broken ones, which are listed in <out>.broken.txt
@@ -106,10 +107,27 @@ def embed(
         features.append(values.cpu().numpy())
     try:
         with write_atomically(out) as file:
-            np.savez(file, features=np.concatenate(features), files=np.array(names))
+            save_features(file, out.suffix, names, np.concatenate(features))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
     return len(names), len(broken)
+
+
+def save_features(file: BinaryIO, suffix: str, names: list[str], features: np.ndarray) -> None:
+    """Write features float32 (N, D) and the names of their N images.
+
+    Args:
+        suffix: .npz for the arrays `features` and `files`, .parquet for a table with columns of these names,
+            in which an image's features are a list
+    """
+    if suffix == ".npz":
+        np.savez(file, features=features, files=np.array(names))
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = pyarrow.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
+    parquet.write_table(pyarrow.table({"files": names, "features": rows}), file)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from typing import Any
 
 from fcmae.data.features import extract_features
 from fcmae.data.labelled import open_splits
+from fcmae.engine.distributed import current_world
 from fcmae.engine.precision import pick_device
 from fcmae.engine.probe import knn_accuracy, linear_accuracy
 from finetune.collapse import collapse_by_block, draw_collapse
@@ -63,6 +64,6 @@ def probe(
     if isinstance(network.model, ConvNeXt):
         view = next(replace(reader, batch_size=COLLAPSE_IMAGES, workers=0).read_once(splits[1].source))
         figures["collapse"] = collapse_by_block(network.model, view.keep(view.images))
-        if collapse is not None:
+        if collapse is not None and current_world().is_main:
             draw_collapse(figures["collapse"], collapse)
     return figures

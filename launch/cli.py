@@ -1,5 +1,6 @@
 """The `fcmae` command: finds the stage that is asked for, and turns what a person can mend into one line."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -42,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         return COMMANDS[name][0](rest)
     except UserError as error:
         print(f"fcmae: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"fcmae: error: {error.strerror}: make room, and repeat the command", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

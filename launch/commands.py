@@ -1,12 +1,17 @@
 """One function for each command: reads its options, imports what it needs, and says what came of it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcmae.config import PretrainConfig
 from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
+
+if TYPE_CHECKING:
+    from fcmae.engine.loop import Summary
+    from fcmae.engine.run_folder import RunFolder
 
 
 def pretrain(argv: list[str]) -> int:
@@ -38,8 +43,7 @@ def run_pretraining(config: PretrainConfig) -> int:
     print(f"pre-training {config.model} on {config.data}; run folder: {run.path}")
     summary = start(config, run)
     if summary.interrupted is not None:
-        print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
-        return 128 + summary.interrupted
+        return stopped(summary, run)
     print(
         f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
         f"  run folder       {run.path}\n"
@@ -49,6 +53,12 @@ def run_pretraining(config: PretrainConfig) -> int:
         f"  encoder weights  {run.path / 'encoder.safetensors'}"
     )
     return 0
+
+
+def stopped(summary: "Summary", run: "RunFolder") -> int:
+    """Say that a signal stopped a run, and how it goes on; the exit status."""
+    print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
+    return 128 + (summary.interrupted or 0)
 
 
 def reconstruct(argv: list[str]) -> int:

@@ -8,9 +8,11 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
-from finetune.inputs import check_images, check_labelled, check_out, check_weights
+from finetune.inputs import check_features_file, check_images, check_labelled, check_out, check_weights
+from launch.commands import stopped
 
 FORMATS = ("onnx", "timm", "transformers", "torch")
+TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
 DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME"
 
 
@@ -44,8 +46,7 @@ def run_finetuning(config: FinetuneConfig) -> int:
     print(f"fine-tuning {config.model} {origin} on {config.data}; run folder: {run.path}")
     summary = start(config, run)
     if summary.interrupted is not None:
-        print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
-        return 128 + summary.interrupted
+        return stopped(summary, run)
     figures = [record for record in run.records() if "epoch_loss" in record]
     shown = [f"{name} {figures[-1][name]:.2f}" for name in ("top1", "ema_top1") if name in figures[-1]]
     print(
@@ -77,6 +78,12 @@ def read_evaluation(argv: list[str]) -> Any:
 def evaluate(argv: list[str]) -> int:
     """Measure a trained classifier."""
     options = read_evaluation(argv)
+    with joined(options.device, TIMEOUT_MINUTES):
+        return run_evaluation(options)
+
+
+def run_evaluation(options: Any) -> int:
+    """Evaluate in the processes that have joined; the main one talks."""
     from finetune.evaluate import evaluate as start
 
     figures = start(**vars(options))
@@ -115,6 +122,12 @@ def read_probing(argv: list[str]) -> Any:
 def probe(argv: list[str]) -> int:
     """Measure frozen features."""
     options = read_probing(argv)
+    with joined(options.device, TIMEOUT_MINUTES):
+        return run_probing(options)
+
+
+def run_probing(options: Any) -> int:
+    """Probe in the processes that have joined; the main one talks."""
     from finetune.probe import probe as start
 
     figures = start(**vars(options))
@@ -141,10 +154,9 @@ def predict(argv: list[str]) -> int:
 
 def embed(argv: list[str]) -> int:
     """Write the features of a folder of images."""
-    parser = images_parser(
-        "fcmae embed", "Features of images, as npz: features (N, D) and files (N,).", "npz"
-    )
+    parser = images_parser("fcmae embed", "Features of images: a table of files and features.", "npz")
     options = read_images_options(parser, argv)
+    check_features_file(options.out)
     from finetune.predict import embed as start
 
     return report(*start(**vars(options)), options.out)
@@ -182,7 +194,7 @@ def images_parser(prog: str, description: str, suffix: str) -> Parser:
     """A parser of a command that reads a folder of images and writes one file."""
     parser = weights_parser(prog, description)
     parser.add_argument("--images", type=Path, required=True, help="folder of images, any tree")
-    parser.add_argument("--out", type=Path, default=Path(f"results.{suffix}"), help=f"{suffix} file to write")
+    parser.add_argument("--out", type=Path, default=Path(f"results.{suffix}"), help="file to write")
     return parser
 
 

@@ -164,9 +164,7 @@ class ConvNeXt(nn.Module):
         layout = layout or DenseLayout()
         x, maps = layout.enter(images), []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            for (
-                layer
-            ) in downsample.children():  # the stem is convolution, norm; the others are norm, convolution
+            for layer in downsample.children():  # the stem is convolution, norm; later ones norm, convolution
                 x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
             for block in stage.children():
                 x = block(x, layout)

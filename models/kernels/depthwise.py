@@ -19,13 +19,7 @@ from torch.autograd.function import once_differentiable
 from models.kernels.choice import Impl, use_triton
 
 LARGEST_TILE = 8  # side that the Triton kernels take
-MAP_TILES = (
-    8,
-    4,
-    7,
-    6,
-    5,
-)  # what a dense map is cut into, the first that divides it; smaller ones do not pay
+MAP_TILES = (8, 4, 7, 6, 5)  # side of a dense map's tiles: the first that divides it; smaller ones do not pay
 
 
 def depthwise_tiles(

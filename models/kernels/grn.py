@@ -1,8 +1,7 @@
 """Global response normalisation (ConvNeXt V2, arXiv 2301.00808, section 3.3), with its gradient.
 
-Left to autograd, GRN makes a dozen passes over the widest activations of the network, which cost ConvNeXt V2
-more than half of its speed. Written out it is three passes forward and five backward. The Triton kernels, in
-`grn_triton.py`, take the GELU before it along.
+Left to autograd, GRN makes a dozen passes over the widest activations of the network. Written out it is three
+passes forward and five backward. The Triton kernels, in `grn_triton.py`, take the GELU before it along.
 
 Shapes: B groups that are normalised apart (images), N positions of each, C channels.
 """
@@ -24,17 +23,19 @@ def response(norm: Tensor) -> Tensor:
     return norm / (norm.mean(-1, keepdim=True) + EPS)
 
 
-def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, impl: Impl = "auto") -> Tensor:
-    """`global_response_norm` of gelu(x): (B, N, C), (C,) and (C,) to (B, N, C).
+def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, impl: Impl = "auto") -> Tensor:
+    """`global_response_norm` of gelu(x): (B, ..., C), (C,) and (C,) to (B, ..., C).
 
     Args:
+        over_batch: normalise all images together, not each by itself
         impl: see `models.kernels.choice`
     """
+    groups = x.reshape(1 if over_batch else len(x), -1, x.shape[-1])
     if use_triton(impl, x):
         from models.kernels import grn_triton
 
-        return grn_triton.gelu_grn(x, gamma, beta)
-    return global_response_norm(F.gelu(x), gamma, beta)
+        return grn_triton.gelu_grn(groups, gamma, beta).view(x.shape)
+    return global_response_norm(F.gelu(groups), gamma, beta).view(x.shape)
 
 
 def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def try_kernels(device: torch.device, dtype: torch.dtype) -> bool:
         [tiles, weight, bias],
     )
     cases["depthwise_map"] = (lambda impl: depthwise_map(image, weight, bias, impl), [image, weight, bias])
-    cases["gelu_grn"] = (lambda impl: gelu_grn(positions, gamma, bias, impl), [positions, gamma, bias])
+    cases["gelu_grn"] = (lambda impl: gelu_grn(positions, gamma, bias, impl=impl), [positions, gamma, bias])
     for name, (run, inputs) in cases.items():
         if not use_triton("auto", inputs[0]):
             return False

@@ -35,8 +35,7 @@ class DenseLayout(Layout):
         return per_image[:, None, None, :]
 
     def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
-        groups = 1 if over_batch else self.batch_size(x)
-        return gelu_grn(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
+        return gelu_grn(x, gamma, beta, over_batch)
 
     def to_map(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)

@@ -63,8 +63,7 @@ class TilesLayout(Layout):
         return per_image[:, None, None, None, :]
 
     def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
-        groups = 1 if over_batch else self.batch_size(x)
-        return gelu_grn(x.reshape(groups, -1, x.shape[-1]), gamma, beta).view(x.shape)
+        return gelu_grn(x, gamma, beta, over_batch)
 
     def to_map(self, x: Tensor) -> Tensor:
         batch, _, p, _, channels = x.shape

@@ -183,6 +183,21 @@ def test_frozen_stages_do_not_move(tmp_path: Path, freeze: int) -> None:
         assert torch.equal(tensor, after[name]) == frozen or tensor.ndim == 1, name
 
 
+def test_checkpointing_changes_memory_and_not_the_weights(tmp_path: Path) -> None:
+    kept = {False: 0, True: 0}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[checkpointing] += tensor.nbytes
+        return tensor
+
+    for checkpointing in kept:
+        network = replace(NETWORK, drop_path_rate=0.2, checkpointing=checkpointing)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            run_small(tmp_path / str(checkpointing), network=network, epochs=1)
+    assert kept[True] < 0.7 * kept[False]
+    assert_same(*(final_state(tmp_path / str(each))["model"] for each in kept))
+
+
 def test_patience_ends_a_run_that_does_not_get_better(tmp_path: Path) -> None:
     optim = replace(small_config(tmp_path).optim, lr=1e-12)  # nothing moves
     summary = run_small(tmp_path / "run", epochs=20, patience=2, optim=optim, ema_decay=None)

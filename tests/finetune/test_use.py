@@ -136,6 +136,16 @@ def test_embed_gives_what_the_head_is_given(run: Path, folder: Path, tmp_path: P
         )
 
 
+def test_parquet_holds_what_npz_holds(run: Path, folder: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    for suffix in ("npz", "parquet"):
+        embed(run, folder, tmp_path / f"features.{suffix}", workers=0, device="cpu")
+    table = parquet.read_table(tmp_path / "features.parquet")
+    with np.load(tmp_path / "features.npz", allow_pickle=False) as file:
+        assert table["files"].to_pylist() == file["files"].tolist()
+        assert np.array_equal(np.array(table["features"].to_pylist(), np.float32), file["features"])
+
+
 def test_probe_tells_trained_features_from_fresh_ones(run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "collapse.png"
     trained = probe(run, "digits", collapse=picture, limit=400, device="cpu", workers=0)

@@ -19,7 +19,7 @@ from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.settings import read_settings
 from fcmae.prepare import prepare
-from launch.cli import main
+from launch.cli import COMMANDS, main
 from models import list_models
 
 TINY = {
@@ -219,6 +219,17 @@ def test_help_has_hyphens_and_the_text_of_every_field(capsys: pytest.CaptureFixt
         assert described.keys() == kind.__dataclass_fields__.keys()
         for name, description in described.items():
             assert squeezed(description) in squeezed(text), name
+
+
+def test_a_full_disk_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(argv: list[str]) -> int:
+        return Path("/dev/full").write_text("results")
+
+    monkeypatch.setitem(COMMANDS, "embed", (write, "write where there is no room"))
+    assert main(["embed"]) == 2
+    assert "No space left on device: make room" in capsys.readouterr().err
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

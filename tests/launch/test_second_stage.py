@@ -111,6 +111,7 @@ def test_settings_that_cannot_work(
         (["predict", "--weights=weights.safetensors", "--images=data", "--out=no/x"], "no does not exist"),
         (["embed", "--weights=weights.safetensors", "--images=weights.safetensors"], "is a file"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--batch-size=0"], "at least 1"),
+        (["embed", "--weights=weights.safetensors", "--images=data", "--out=f.csv"], ".npz or .parquet"),
         (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
         (["probe", "--weights=weights.safetensors", "--neighbours=3"], "did you mean 'neighbors'"),
         (["predict", "--images=data"], "weights"),

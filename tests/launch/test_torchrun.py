@@ -1,6 +1,7 @@
 """Pre-training started by torchrun or srun is the run of one process, however many there are."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,11 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 
 def pretrain(folder: Path, starter: list[str], *options: str) -> str:
-    command = [*starter, FCMAE, "pretrain", "--config", "tiny.yaml", "--device", "cpu", *options]
+    return fcmae(folder, starter, "pretrain", "--config", "tiny.yaml", *options)
+
+
+def fcmae(folder: Path, starter: list[str], *words: str) -> str:
+    command = [*starter, FCMAE, *words, "--device", "cpu"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stderr
@@ -74,3 +79,19 @@ def test_two_machines_of_srun(folder: Path) -> None:
     output = pretrain(folder, ["srun", "-N2", "-n2"], "--out", "srun")
     assert output.count("run folder:") == 1
     assert_same_run(folder / "srun", folder / "alone")
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(folder: Path) -> None:
+    """The 359 validation digits do not divide evenly among two processes and batches of 64."""
+    shared = ("data", "image_size", "epochs", "network", "images")
+    (folder / "classifier.yaml").write_text(yaml.safe_dump({name: TINY[name] for name in shared}))
+    fcmae(folder, [], "finetune", "--config", "classifier.yaml", "--init", "alone", "--out", "classifier")
+    for command in (["evaluate", "--out", "report"], ["probe", "--limit", "300"]):
+        words = [*command, "--weights", "classifier", "--workers", "0"]
+        alone, together = (fcmae(folder, starter, *words) for starter in ([], TORCHRUN))
+        assert without_speed(together) == without_speed(alone)
+
+
+def without_speed(output: str) -> str:
+    return re.sub(r"[0-9]+ images/s", "", output)
