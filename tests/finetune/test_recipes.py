@@ -50,7 +50,7 @@ convnext_large_in1k               2.5e-4 0.05  1.0 single 4096 20 300 0.1 0.8 1.
 """  # arXiv 2201.03545, appendix A.1: a rate of 4e-3 at a batch of 4096 is 2.5e-4 for 256 images
 ROWS = [line.split() for line in (V2_TABLE + V1_TABLE).splitlines() if line]
 TABLE = {name: values for name, *values in ROWS}
-OURS = {"digits", "small_folder"}
+OURS = {"cifar10", "digits", "small_folder"}
 
 
 def read(name: str) -> FinetuneConfig:
