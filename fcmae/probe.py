@@ -12,6 +12,7 @@ from fcmae.data.dataset import choose_workers
 from fcmae.data.features import extract_features
 from fcmae.data.labelled import open_splits
 from fcmae.data.once import Reader
+from fcmae.engine.distributed import current_world
 from fcmae.engine.probe import knn_accuracy
 from fcmae.model import FCMAE
 from fcmae.prepare import VAL_FRACTION
@@ -42,7 +43,8 @@ class Probe:
     ) -> None:
         assert config.probe_data is not None
         workers = choose_workers(device) if config.images.workers is None else config.images.workers
-        self.reader = Reader(image_size, 0.875, mean, std, config.batch_size, workers, device)
+        share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
+        self.reader = Reader(image_size, 0.875, mean, std, share, workers, device)
         self.splits = open_splits(
             config.probe_data,
             len(mean),
@@ -50,6 +52,7 @@ class Probe:
             data_root="data",
             val_fraction=VAL_FRACTION,
             seed=0,
+            value_range=config.images.value_range,
         )
 
     def accuracy(self, model: FCMAE) -> float:
@@ -58,7 +61,7 @@ class Probe:
 
         def encode(images: Tensor) -> Tensor:
             pooled = model.encoder.forward_features(images).float().mean((2, 3))
-            return F.layer_norm(pooled, pooled.shape[-1:])
+            return F.layer_norm(pooled, pooled.shape[-1:], eps=1e-6)
 
         train, val = (extract_features(encode, split, self.reader, MOST_IMAGES) for split in self.splits)
         return knn_accuracy(train, val)

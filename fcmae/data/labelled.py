@@ -92,7 +92,14 @@ def from_timm(name: str, root: str | None, split: str, channels: int) -> Labelle
 
 
 def open_splits(
-    data: str, channels: int, size: int, *, data_root: str, val_fraction: float, seed: int
+    data: str,
+    channels: int,
+    size: int,
+    *,
+    data_root: str,
+    val_fraction: float,
+    seed: int,
+    value_range: tuple[float, float] | None = None,
 ) -> tuple[Labelled, Labelled]:
     """Training and validation images by the name or folder of their data.
 
@@ -102,6 +109,7 @@ def open_splits(
         size: side of the digits in pixels; images of a folder keep their own
         data_root: where a data set given by name lies
         val_fraction, seed: of the split of data that is in one piece
+        value_range: values of 16-bit and float images of a folder that become 0 and 255
 
     Raises:
         UserError: the data cannot be read
@@ -115,8 +123,10 @@ def open_splits(
         if train.classes != val.classes:
             raise UserError(f"data set {name}: training and validation have different classes")
         return train, val
-    folders = find_classes(data, val_fraction, seed)
-    return from_folders(folders[0], channels), from_folders(folders[1], channels)
+    train, val = (
+        from_folders(each, channels, value_range) for each in find_classes(data, val_fraction, seed)
+    )
+    return train, val
 
 
 def _labels_of(dataset: Any) -> Tensor:

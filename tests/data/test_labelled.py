@@ -1,6 +1,7 @@
 """Labelled images from timm's factory and the digits: the right label beside each image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ from PIL import Image
 from fcmae.data.decode import BrokenImage
 from fcmae.data.labelled import from_timm, open_splits, split_digits
 from fcmae.engine.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -35,6 +41,18 @@ def test_timm_s_factory_by_name(root: Path, channels: int) -> None:
         assert image.shape == (channels, 8, 8)
         assert int(image.max()) // 100 == label
     assert train.source.name(4) == "torch/image_folder 4"
+
+
+def test_a_folder_s_value_range_is_that_of_the_settings(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            np.save(tmp_path / name / f"{i}.npy", np.full((4, 4), 4095, np.uint16))
+    options: dict[str, Any] = {"data_root": "", "val_fraction": 0.5, "seed": 0}
+    for data in open_splits(str(tmp_path), 1, 4, value_range=(0, 4095), **options):
+        assert int(data.source.read(0).min()) == 255
+    for data in open_splits(str(tmp_path), 1, 4, **options):
+        assert int(data.source.read(0).max()) == 16
 
 
 def test_a_broken_image_of_timm_s_costs_one_image(root: Path) -> None:

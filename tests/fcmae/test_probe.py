@@ -8,9 +8,11 @@ import torch
 from fcmae.config import DecoderConfig, NetworkConfig, PretrainConfig
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 from fcmae.prepare import prepare
 from fcmae.pretrain import pretrain
+from fcmae.probe import Probe
 
 
 def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -42,6 +44,17 @@ def test_the_encoder_is_watched_and_not_disturbed(tmp_path: Path) -> None:
     assert len(figures) == 1  # epoch 2 of 2
     assert figures[0] > 30  # of ten classes: pixels alone are better than chance
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(("processes", "accumulate", "share"), [(1, 1, 64), (4, 2, 8), (128, 1, 1)])
+def test_processes_share_the_batch(
+    processes: int, accumulate: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig(batch_size=64, probe_data="digits")
+    config.images.workers, config.optim.accumulate = 0, accumulate
+    monkeypatch.setattr("fcmae.probe.current_world", lambda: World(size=processes))
+    probe = Probe(config, (8, 8), (0.5,), (0.5,), torch.device("cpu"))
+    assert probe.reader.batch_size == share
 
 
 def test_data_that_cannot_be_watched_is_refused(tmp_path: Path) -> None:
