@@ -24,11 +24,8 @@ from fcmae.model import FCMAE
 from models.complexity import measure_complexity
 from models.sizes import SIZES
 
-VISIBLE, PATCHES, WIDTH = (
-    19,
-    49,
-    512,
-)  # of 224 x 224 pixels at mask ratio 0.6; positions and width of the decoder
+VISIBLE, PATCHES = 19, 49  # of 224 x 224 pixels at mask ratio 0.6
+WIDTH = 512  # of the decoder
 LINKS = (50, 400)  # Gb/s of a node
 BACKWARD = 2 / 3  # its share of a step's arithmetic
 
@@ -59,13 +56,8 @@ def print_table(options: argparse.Namespace) -> None:
         "TFLOP/s, 224 px, mask 0.6, gradients in float32",
         title_justify="left",
     )
-    for heading in (
-        "model",
-        "parameters M",
-        "GFLOP/image",
-        "MB/step",
-        *(f"ms at {each} Gb/s" for each in LINKS),
-    ):
+    speeds = [f"ms at {each} Gb/s" for each in LINKS]
+    for heading in ("model", "parameters M", "GFLOP/image", "MB/step", *speeds):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for each in LINKS:
         table.add_column(f"images/GPU at {each} Gb/s", justify="right")

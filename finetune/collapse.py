@@ -23,9 +23,7 @@ def channel_distance(x: Tensor) -> Tensor:
     """
     channels = x.shape[-1]
     units = F.normalize(x.flatten(1, -2).double(), dim=1)
-    total = (
-        units.sum(2).square().sum(1)
-    )  # of the cosines of all pairs, the C of a channel with itself included
+    total = units.sum(2).square().sum(1)  # cosines of all pairs, each channel's own included
     alone = units.square().sum((1, 2))
     return (1 - (total - alone) / (channels * (channels - 1))) / 2
 

@@ -163,18 +163,26 @@ class ConvNeXt(nn.Module):
         self._check(images)
         layout = layout or DenseLayout()
         x, maps = layout.enter(images), []
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            for layer in downsample.children():  # the stem is convolution, norm; later ones norm, convolution
-                x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
-            for block in stage.children():
-                x = block(x, layout)
-            if self.features_only or i == 3:
-                maps.append(layout.to_map(x))
+        for stage in range(4):
+            x = self._forward_stage(stage, x, layout)
+            maps.append(layout.to_map(x))
         return maps
 
     def forward_features(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         """The last stage's map, (B, C', H / stride, W / stride), before pooling and norm."""
-        return self.forward_stages(images, layout)[-1]
+        self._check(images)
+        layout = layout or DenseLayout()
+        x = layout.enter(images)
+        for stage in range(4):
+            x = self._forward_stage(stage, x, layout)
+        return layout.to_map(x)
+
+    def _forward_stage(self, stage: int, x: Tensor, layout: Layout) -> Tensor:
+        for layer in self.downsample_layers[stage].children():  # the stem is convolution, norm; later reversed
+            x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+        for block in self.stages[stage].children():
+            x = block(x, layout)
+        return x
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, num_classes); features (B, C') without a head; four maps with `features_only`."""

@@ -69,7 +69,7 @@ class LoopConfig:
         log_every: optimiser steps between two lines of the log
         save_every: epochs between two checkpoints
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does
-        keep: how many of the newest checkpoints are kept (the best one is kept besides)
+        keep: how many of the newest checkpoints are kept (fine-tuning keeps the best one besides)
         resume: continue the run found in the output folder
         sharding: with several processes, keep the whole model in each (ddp) or a part of it (fsdp)
         reduce_dtype: type in which gradients are summed over processes; bf16 halves the traffic

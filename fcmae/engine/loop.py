@@ -71,7 +71,7 @@ def train(
     seed: int,
     device: torch.device,
     run: RunFolder,
-    best: tuple[str, Literal["min", "max"]] = ("loss", "min"),
+    best: tuple[str, Literal["min", "max"]] | None = None,
     patience: int | None = None,
 ) -> Summary:
     """Train a task to the end of its last epoch, or until a signal to stop; go on where the run left off.
@@ -89,9 +89,9 @@ def train(
         seed: of dropout, drop path and whatever else a step draws
         device: where to compute
         run: the claimed folder of the run
-        best: the figure that chooses `best.pt` among the checkpoints at the ends of epochs, and whether low
-            or high is good: `loss` (the epoch's mean) or a name that `evaluate` returns
-        patience: end the run after this many epochs without a better one
+        best: the figure that chooses the epoch of `best.pt`, and whether low or high is good: `loss` (the
+            epoch's mean) or a name that `evaluate` returns; none keeps no such checkpoint
+        patience: end the run after this many epochs without a better one by `best`
 
     Raises:
         UserError: a loss is not finite, or a checkpoint cannot be written or read
@@ -128,7 +128,7 @@ class Trainer:
     seed: int
     device: torch.device
     run: RunFolder
-    best: tuple[str, Literal["min", "max"]]
+    best: tuple[str, Literal["min", "max"]] | None
     patience: int | None
 
     def __post_init__(self) -> None:
@@ -270,14 +270,17 @@ class Trainer:
         self.task.model.train()
         self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
         progress.finished_epochs, progress.last_epoch_loss, progress.epoch_loss_sum = epoch, loss, 0.0
+        better = self._is_best({"loss": loss, **metrics})
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
-            self.run.draw_curves(self.best[0])
+            self.run.draw_curves(self.best[0] if self.best else "loss")
             self.last_drawn = time.monotonic()
-        if self.complete or epoch % self.loop.save_every == 0:
-            self.save(best=self._is_best({"loss": loss, **metrics}))
+        if better or self.complete or epoch % self.loop.save_every == 0:
+            self.save(best=better)
         self.last_read = time.monotonic()
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
+        if self.best is None:
+            return False
         name, direction = self.best
         value, record = metrics.get(name), self.progress.best
         if value is None or not math.isfinite(value):

@@ -7,7 +7,9 @@ from fcmae.engine.errors import UserError
 
 
 def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
-    """The command line with --config made explicit: a file, a built-in recipe by name, or the default one.
+    """The command line with --config first: a file, a built-in recipe by name, or the default one.
+
+    First, so that every other option wins over the file, wherever it stands.
 
     Args:
         argv: the words of the command line
@@ -22,10 +24,10 @@ def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
         words += word.split("=", 1) if word.startswith("--config=") else [word]
     if "--config" not in words:
         return ["--config", str(find_recipe(default, package)), *words]
-    at = words.index("--config") + 1
-    if at < len(words):
-        words[at] = str(find_recipe(words[at], package))
-    return words
+    at = words.index("--config")
+    if at + 1 == len(words):
+        return words
+    return ["--config", str(find_recipe(words[at + 1], package)), *words[:at], *words[at + 2 :]]
 
 
 def names_option(argv: list[str], option: str) -> bool:

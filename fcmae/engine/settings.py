@@ -55,9 +55,8 @@ class Parser(ArgumentParser):
             message += f"; did you mean {nearest[0]!r}?" if nearest else f"; {self.prog} --help lists all"
         wrong = VALUE_ERROR.match(message)
         if wrong:
-            types = re.sub(r"<class '(\w+)'>", r"\1", wrong["types"] or wrong["union"]).replace(
-                "NoneType", "none"
-            )
+            kinds = wrong["types"] or wrong["union"]
+            types = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "none")
             choices = re.match(r"typing\.Literal\[(.*)\]", types)
             expected = f"choose one of {choices[1]}" if choices else f"expected {types}"
             message = f"{wrong['key']} is {wrong['value'] or wrong['given']!r}: {expected}"

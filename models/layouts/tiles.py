@@ -17,7 +17,7 @@ from models.kernels.rows import gather_rows, scatter_rows
 from models.layouts.base import Layout
 from models.layouts.dense import norm_dtype
 
-SMALL_TILE = 2  # positions; see docs/performance.md
+SMALL_TILE = 2  # side up to which the dense map is faster in PyTorch; see docs/performance.md
 
 
 class TilesLayout(Layout):

@@ -202,11 +202,21 @@ def test_fp16_that_overflows_at_any_scale_is_an_error(tmp_path: Path) -> None:
 def test_best_is_the_best_of_the_epochs(tmp_path: Path) -> None:
     run_toy(tmp_path / "score", ToyTask(), best=("score", "max"))  # 1, 0, 1: the first of equals stays
     assert load_checkpoint(tmp_path / "score/checkpoints/best.pt")["progress"]["finished_epochs"] == 1
-    run_toy(tmp_path / "loss", ToyTask())
+    run_toy(tmp_path / "loss", ToyTask(), save_every=100)  # the best epoch is saved whatever its number
     losses = logged(tmp_path / "loss", "epoch_loss")
     best = load_checkpoint(tmp_path / "loss/checkpoints/best.pt")["progress"]
     assert best["best"] == min(losses)
     assert best["finished_epochs"] == losses.index(min(losses)) + 1
+
+
+def test_patience_counts_every_epoch_and_not_only_those_that_are_saved(tmp_path: Path) -> None:
+    run_toy(tmp_path, ToyTask(), best=("score", "max"), patience=1, save_every=100)  # 1, 0: no better
+    assert logged(tmp_path, "score") == [1.0, 0.0]
+
+
+def test_without_a_figure_to_choose_by_no_checkpoint_is_the_best(tmp_path: Path) -> None:
+    run_toy(tmp_path, ToyTask(), best=None)
+    assert not Checkpoints(tmp_path / "checkpoints").best.exists()
 
 
 def test_run_folder_tells_the_run(tmp_path: Path) -> None:

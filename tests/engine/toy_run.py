@@ -89,7 +89,14 @@ class ToyTask(Task):
         self.average = state["average"]
 
 
-def run_toy(folder: Path, task: ToyTask, *, best: Any = ("loss", "min"), **options: Any) -> Summary:
+def run_toy(
+    folder: Path,
+    task: ToyTask,
+    *,
+    best: Any = ("loss", "min"),
+    patience: int | None = None,
+    **options: Any,
+) -> Summary:
     """Train a toy task; the options are those of OptimConfig and LoopConfig."""
     settings: dict[str, Any] = {
         "base_lr": 0.3, "warmup_epochs": 1.0, "accumulate": task.accumulate, "save_minutes": 0.0,
@@ -110,4 +117,5 @@ def run_toy(folder: Path, task: ToyTask, *, best: Any = ("loss", "min"), **optio
         device=torch.device("cpu"),
         run=run,
         best=best,
+        patience=patience,
     )

@@ -141,7 +141,6 @@ def test_a_run_folder_holds_all_there_is_to_see(finished: tuple[Path, str], fold
     for picture in ("curves.png", "reconstructions.png"):
         with Image.open(run / picture) as image:
             assert min(image.size) > 100
-    assert (run / "checkpoints" / "best.pt").exists()
     assert not (run / "broken_images.txt").exists()
     assert f"run folder       {run}" in printed
     assert f"{losses(run)[0]:.3f} at first, {epochs[-1]['epoch_loss']:.3f} in the last epoch" in printed
