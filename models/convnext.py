@@ -178,7 +178,7 @@ class ConvNeXt(nn.Module):
         return layout.to_map(x)
 
     def _forward_stage(self, stage: int, x: Tensor, layout: Layout) -> Tensor:
-        for layer in self.downsample_layers[stage].children():  # the stem is convolution, norm; later reversed
+        for layer in self.downsample_layers[stage].children():  # the stem has its norm last, the others first
             x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
         for block in self.stages[stage].children():
             x = block(x, layout)
