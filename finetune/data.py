@@ -7,7 +7,7 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.labelled import Labelled, from_folders, open_splits
 from fcmae.engine.run_folder import RunFolder
 from finetune.config import FinetuneConfig
-from finetune.prepare import check_batch, index_file
+from finetune.prepare import index_file
 from finetune.resolve import pair
 
 
@@ -19,7 +19,7 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
         run: the folder of the run, which holds the lists of images where they come from a folder
 
     Raises:
-        UserError: the data cannot be read, or does not fill a batch
+        UserError: the data cannot be read
     """
     channels = config.network.in_chans or 3
     if index_file(run, "train").exists():
@@ -38,7 +38,6 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     if config.train_fraction < 1:
         _, taken = split_by_class(train.labels.numpy(), config.train_fraction, config.seed)
         train = train.select(taken)
-    check_batch(config, len(train.labels))
     return train, val
 
 

@@ -16,11 +16,10 @@ from fcmae.data.names import TIMM, full_name, is_folder
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.precision import autocast, pick_device
-from fcmae.engine.run_folder import RunFolder
 from finetune.config import FinetuneConfig
 from finetune.data import open_data
 from finetune.figures import write_report
-from finetune.inputs import check_classes, is_own_data, own_config
+from finetune.inputs import check_classes, is_own_data, own_config, own_run
 from finetune.measure import measure
 from finetune.network import Trained, open_network
 
@@ -30,7 +29,7 @@ def evaluate(
     data: str | None = None,
     *,
     out: Path | None = None,
-    data_root: str = "data",
+    data_root: str | None = None,
     image_size: int | None = None,
     batch_size: int = 64,
     workers: int | None = None,
@@ -44,7 +43,7 @@ def evaluate(
         data: folder of classes, or one with val/; digits; or a name of timm's. None is that of the run, of
             which only the images that it kept for validation are measured
         out: folder for the figures, the confusion matrix and the worst classes
-        data_root: where a data set given by name lies
+        data_root: where a data set given by name lies; none is where the run had its own, else data
         image_size: side in pixels; none is that of the training. At 384 and above images are resized to it,
             below that their short side is resized to image_size / crop_pct and the centre is cropped
         batch_size: images of one batch and process
@@ -74,22 +73,24 @@ def evaluate(
     return figures
 
 
-def open_validation(weights: Path, data: str | None, data_root: str, network: Trained) -> Labelled:
+def open_validation(weights: Path, data: str | None, data_root: str | None, network: Trained) -> Labelled:
     """The labelled images to measure on, in the channels of the network; never those a run was trained on.
 
     Raises:
         UserError: they cannot be read
     """
-    config = own_config(weights)
-    if config is not None and is_own_data(data, config):
-        size = replace(config, image_size=network.image_size)
-        return open_data(size, RunFolder(weights))[1]
-    name = full_name(str(data))
+    run = own_run(weights)
+    if run is not None and is_own_data(data, run):
+        config = own_config(run)
+        there = data_root or config.data_root
+        return open_data(replace(config, image_size=network.image_size, data_root=there), run)[1]
+    name, defaults = full_name(str(data)), FinetuneConfig()
     if is_folder(name):
         return from_folders(find_val_classes(name), network.in_chans)
     if name.startswith(TIMM):
-        return from_timm(name.removeprefix(TIMM), data_root, "validation", network.in_chans)
-    defaults = FinetuneConfig()
+        return from_timm(
+            name.removeprefix(TIMM), data_root or defaults.data_root, "validation", network.in_chans
+        )
     height, _ = network.image_size
     return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
 

@@ -8,8 +8,10 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.names import full_name, is_folder
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_device
+from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import read_settings
 from finetune.config import FinetuneConfig
+from finetune.prepare import index_file
 from finetune.resolve import read_header, weights_file
 
 
@@ -23,19 +25,40 @@ def check_weights(weights: Path, device: str) -> None:
     read_header(weights_file(weights))
 
 
-def own_config(weights: Path) -> FinetuneConfig | None:
-    """The settings of the fine-tuning whose run folder the weights are; none for a file."""
-    if not (weights / "model.safetensors").is_file() or not (weights / "config.yaml").is_file():
-        return None
-    return read_settings(FinetuneConfig, weights / "config.yaml")
+def own_run(weights: Path) -> RunFolder | None:
+    """The run of the fine-tuning that weights come from, as its folder or a file in it; none for others."""
+    weights = weights.absolute()
+    for folder in (weights, weights.parent, weights.parent.parent):  # a checkpoint lies two folders down
+        if (folder / "model.safetensors").is_file() and (folder / "config.yaml").is_file():
+            return RunFolder(folder)
+    return None
 
 
-def is_own_data(data: str | None, config: FinetuneConfig | None) -> bool:
-    """Whether data to measure on is what the run was trained on, so that only its validation part will do."""
-    if config is None:
-        return False
-    known = data is None or full_name(data) == config.data
-    return known or (is_folder(config.data) and Path(str(data)).resolve() == Path(config.data).resolve())
+def own_config(run: RunFolder) -> FinetuneConfig:
+    """The settings of a fine-tuning.
+
+    Raises:
+        UserError: its file of settings is damaged
+    """
+    return read_settings(FinetuneConfig, run.config)
+
+
+def is_own_data(data: str | None, run: RunFolder | None) -> bool:
+    """Whether data to measure on is what the run was trained on, so that only its validation part will do.
+
+    Folders are compared with those that the run's lists of images were made from, wherever it was started.
+
+    Raises:
+        UserError: the run's settings or lists are damaged
+    """
+    if run is None or data is None:
+        return run is not None
+    trained_on = own_config(run).data
+    if not is_folder(data) or not is_folder(trained_on):
+        return full_name(data) == trained_on
+    train, val = (ImageIndex.load(index_file(run, split)).root.resolve() for split in ("train", "val"))
+    asked = Path(data).expanduser().resolve()
+    return asked == val or (train != val and asked == val.parent)  # two lists: train/ and val/ in one folder
 
 
 def check_labelled(data: str | None, weights: Path) -> None:
@@ -44,9 +67,10 @@ def check_labelled(data: str | None, weights: Path) -> None:
     Raises:
         UserError: see above
     """
-    if data is None and own_config(weights) is None:
-        raise UserError(f"{weights} is not the folder of a fine-tuning: say with --data what to measure on")
-    if data is None or not is_folder(data) or is_own_data(data, own_config(weights)):
+    run = own_run(weights)
+    if data is None and run is None:
+        raise UserError(f"{weights} belongs to no fine-tuning: say with --data what to measure on")
+    if data is None or not is_folder(data) or is_own_data(data, run):
         return
     classes = find_val_classes(data).classes
     check_classes(classes, read_header(weights_file(weights)).get("class_names"), data, weights)

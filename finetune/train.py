@@ -26,6 +26,7 @@ from finetune.data import open_data, rarity
 from finetune.layer_decay import layer_decay_groups
 from finetune.measure import measure
 from finetune.network import build_network, save_network
+from finetune.prepare import check_batch
 from finetune.resolve import pair
 
 
@@ -82,6 +83,7 @@ class FinetuneTask(Task):
         self.size = pair(config.image_size or 224)
         self.mean, self.std = channel_statistics(in_chans, config.images.mean, config.images.std)
         self.train_data, self.val_data = open_data(config, run)
+        check_batch(config, len(self.train_data.labels))
         self.classes = self.train_data.classes
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None

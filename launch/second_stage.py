@@ -63,7 +63,12 @@ def read_evaluation(argv: list[str]) -> Any:
     """The options of an evaluation, checked before torch is imported."""
     parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
     parser.add_argument("--data", type=str | None, default=None, help=f"{DATA_HELP}; none is the run's own")
-    parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
+    parser.add_argument(
+        "--data_root",
+        type=str | None,
+        default=None,
+        help="where a data set given by name lies; none is as in training",
+    )
     parser.add_argument("--out", type=Path | None, default=None, help="folder for the confusion matrix")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -14,11 +16,14 @@ from small_run import NETWORK, run_small, small_config
 from fcmae.data.digits import load_digits_images
 from fcmae.engine.errors import UserError
 from fcmae.engine.probe import knn_accuracy, linear_accuracy
+from fcmae.engine.run_folder import RunFolder
 from finetune.collapse import channel_distance, collapse_by_block
-from finetune.config import AugmentConfig
+from finetune.config import AugmentConfig, FinetuneConfig
 from finetune.evaluate import evaluate
+from finetune.inputs import check_labelled, is_own_data
 from finetune.network import open_network
 from finetune.predict import embed, predict
+from finetune.prepare import prepare
 from finetune.probe import probe
 from models import create_model
 
@@ -82,6 +87,53 @@ def test_evaluate_never_measures_what_a_run_was_trained_on(folder: Path, tmp_pat
         figures = evaluate(out, data, device="cpu", workers=0)
         assert figures["images"] + figures["unreadable"] == expected
         assert figures["top1"] == pytest.approx(logged(out)["top1"])
+
+
+def test_evaluate_knows_a_run_by_a_file_in_it_and_its_data_by_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("here", "there"):
+        shutil.copytree(folder, tmp_path / place / "numbers")
+    monkeypatch.chdir(tmp_path / "here")
+    run_small(Path("run"), data="numbers", epochs=1, batch_size=4, train_fraction=1.0, ema_decay=None)
+    monkeypatch.chdir(tmp_path / "there")
+    run, trained_on = tmp_path / "here" / "run", tmp_path / "here" / "numbers"
+
+    def count(weights: Path, data: str | None) -> int:
+        figures = evaluate(weights, data, device="cpu", workers=0)
+        return int(figures["images"] + figures["unreadable"])
+
+    for data in (None, str(trained_on), "../here/numbers"):
+        assert count(run / "model.safetensors", data) == 10  # one of each class
+    assert count(run, "numbers") == 31  # another folder of the same name
+    shutil.copy(run / "model.safetensors", "alone.safetensors")
+    assert count(Path("alone.safetensors"), str(trained_on)) == 31
+    with pytest.raises(UserError, match="belongs to no fine-tuning"):
+        check_labelled(None, Path("alone.safetensors"))
+
+
+def test_a_folder_of_two_halves_is_known_by_its_name_and_by_the_half(folder: Path, tmp_path: Path) -> None:
+    for half in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "data" / half)
+    _, run = prepare(small_config(tmp_path / "run", data=str(tmp_path / "data"), batch_size=4))
+    asked = {name: is_own_data(str(tmp_path / name), run) for name in ("data", "data/val", "data/train", ".")}
+    assert asked == {"data": True, "data/val": True, "data/train": False, ".": False}
+
+
+def test_own_data_by_name_is_looked_for_where_it_is_said_to_lie(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = []
+
+    def open_data(config: FinetuneConfig, run: RunFolder) -> NoReturn:
+        roots.append(config.data_root)
+        raise UserError("far enough")
+
+    monkeypatch.setattr("finetune.evaluate.open_data", open_data)
+    for data_root in ("elsewhere", None):
+        with pytest.raises(UserError, match="far enough"):
+            evaluate(run, "digits", data_root=data_root, device="cpu")
+    assert roots == ["elsewhere", "data"]
 
 
 def test_evaluate_knows_classes_by_name(run: Path, folder: Path) -> None:
