@@ -1,4 +1,4 @@
-"""The settings of the data room: how images become batches."""
+"""The settings of how images are read and augmented."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class ImagesConfig:
     Args:
         workers: processes that read images; none chooses by device and cores, 0 reads in the main process
         crop_scale: smallest and largest share of an image's area that a random crop takes
-        hflip: mirror every second image left to right
-        vflip: mirror every second image top to bottom
+        hflip: mirror left to right with probability 1/2
+        vflip: mirror top to bottom with probability 1/2
         mean: per-channel mean of pixels in 0..1; none is ImageNet's for 3 channels, else 0.5
         std: per-channel standard deviation of pixels in 0..1; none is ImageNet's for 3 channels, else 0.25
         value_range: values of 16-bit and float images that become black and white, as (0, 4095) for 12 bits
