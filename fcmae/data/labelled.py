@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.data.classes import ClassFolders, find_classes, split_by_class
@@ -15,6 +17,7 @@ from fcmae.data.dataset import ArraySource, FolderSource, ImageSource
 from fcmae.data.decode import BrokenImage
 from fcmae.data.digits import load_digits_images
 from fcmae.data.names import TIMM, full_name
+from fcmae.engine.distributed import from_main
 from fcmae.engine.errors import UserError
 
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -65,30 +68,24 @@ def split_digits(size: int, channels: int, val_fraction: float, seed: int) -> tu
 def from_timm(name: str, root: str | None, split: str, channels: int) -> Labelled:
     """A data set by the name that timm's dataset factory knows, such as torch/cifar10 or hfds/org/name.
 
+    The main process opens, and where needed downloads, it before the others do.
+
     Args:
         name: timm's name, with its prefix
         root: folder that the data set lies in, or is downloaded to
-        split: train or validation
+        split: train or validation; test stands in for a validation split that the data set does not have
         channels: 1, 3 or 4
 
     Raises:
         UserError: timm does not know the name, cannot read it, or reads it as a stream without an order
     """
-    from timm.data import create_dataset  # slow to import, and few runs need it
-
     if channels not in PILLOW_MODES:
         raise UserError(f"data set {name} is read as images of 1, 3 or 4 channels, not {channels}")
-    try:
-        dataset = create_dataset(name, root=root, split=split, download=name.startswith("torch/"))
-        len(dataset)
-    except TypeError:
-        raise UserError(f"data set {name} is a stream: choose one that timm reads by number") from None
-    except Exception as error:  # each of the libraries behind timm has its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"data set {name} ({split}) cannot be read from {root}: {reason}") from error
-    labels = _labels_of(dataset)
-    classes = getattr(dataset, "classes", None) or [str(i) for i in range(int(labels.max()) + 1)]
-    return Labelled(_PillowSource(dataset, name, channels), labels, [str(each) for each in classes])
+    opened: list[Any] = []
+    from_main(lambda: opened.append(_open_timm(name, root, split, download=name.startswith("torch/"))))
+    dataset = opened[0] if opened else _open_timm(name, root, split, download=False)
+    labels = _labels_of(dataset, name)
+    return Labelled(_PillowSource(dataset, f"{name} {split}", channels), labels, _classes_of(dataset, labels))
 
 
 def open_splits(
@@ -120,6 +117,7 @@ def open_splits(
     if data.startswith(TIMM):
         name = data.removeprefix(TIMM)
         train, val = (from_timm(name, data_root, split, channels) for split in ("train", "validation"))
+        _check_apart(train.source, val.source, name, data_root)
         if train.classes != val.classes:
             raise UserError(f"data set {name}: training and validation have different classes")
         return train, val
@@ -129,30 +127,85 @@ def open_splits(
     return train, val
 
 
-def _labels_of(dataset: Any) -> Tensor:
-    """The labels of a torchvision data set, else those of every single sample."""
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        targets = [dataset[i][1] for i in range(len(dataset))]
-    return torch.as_tensor(targets, dtype=torch.int64)
+def _open_timm(name: str, root: str | None, split: str, *, download: bool) -> Any:
+    """A data set of timm's, which gives (Pillow image, label) by number."""
+    from timm.data import create_dataset  # slow to import, and few runs need it
+
+    try:
+        dataset = create_dataset(name, root=root, split=split, download=download)
+    except Exception as error:  # each of the libraries behind timm has its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if split == "validation" and "unknown split" in reason.lower():
+            return _open_timm(name, root, "test", download=download)
+        raise UserError(f"data set {name} ({split}) cannot be read from {root}: {reason}") from error
+    if isinstance(dataset, IterableDataset):
+        raise UserError(f"data set {name} is a stream: choose one that timm reads by number")
+    return dataset
+
+
+def _labels_of(dataset: Any, name: str) -> Tensor:
+    """The labels as the data set, or timm's reader below it, lists them; else those of every sample."""
+    lister = getattr(dataset, "reader", dataset)
+    try:
+        if hasattr(lister, "targets"):
+            targets = lister.targets
+        elif hasattr(lister, "samples"):  # of (file, label)
+            targets = [label for _, label in lister.samples]
+        elif hasattr(lister, "label_key"):  # a column of a table of Hugging Face's
+            targets = list(lister.dataset[lister.label_key])
+        else:
+            targets = [dataset[i][1] for i in range(len(dataset))]
+        return torch.as_tensor(targets, dtype=torch.int64)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"data set {name} has no labels that are numbers ({error}): choose another"
+        ) from error
+
+
+def _classes_of(dataset: Any, labels: Tensor) -> list[str]:
+    """The classes' names where the data set, or timm's reader below it, has some; else their numbers."""
+    if getattr(dataset, "classes", None):
+        return [str(name) for name in dataset.classes]
+    reader = getattr(dataset, "reader", None)
+    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if numbers:
+        return [str(name) for name in sorted(numbers, key=numbers.get)]
+    return [str(i) for i in range(int(labels.max()) + 1)]
+
+
+def _check_apart(train: ImageSource, val: ImageSource, name: str, root: str) -> None:
+    """Refuse to measure on images that are trained on: without folders of the splits, timm takes them all."""
+    shared = {train.name(i) for i in range(len(train))} & {val.name(i) for i in range(len(val))}
+    if shared:
+        raise UserError(
+            f"data set {name}: {len(shared)} of the {len(val)} validation images in {root} are training "
+            "images too: put the two into train/ and validation/, or give the folder of classes as --data, "
+            "which splits it"
+        )
 
 
 class _PillowSource:
-    """The images of a data set of (Pillow image, label)."""
+    """The images of a data set of (Pillow image, label), which may be timm's own, with a reader below it."""
 
     def __init__(self, dataset: Any, label: str, channels: int) -> None:
         self.dataset, self.label, self.mode = dataset, label, PILLOW_MODES[channels]
+        self.reader: Any = getattr(dataset, "reader", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def name(self, i: int) -> str:
+        if hasattr(self.reader, "samples"):
+            return str(self.reader.filename(i, absolute=True))
+        if hasattr(self.dataset, "samples"):
+            return str(self.dataset.samples[i][0])
         return f"{self.label} {i}"
 
     def read(self, i: int) -> Tensor:
-        try:
-            image: Tensor = F.pil_to_tensor(self.dataset[i][0].convert(self.mode))
-            return image
+        try:  # timm's own data sets give the next image, with that one's label, in place of a broken one
+            image = self.dataset[i][0] if self.reader is None else Image.open(self.reader[i][0])
+            pixels: Tensor = F.pil_to_tensor(image.convert(self.mode))
+            return pixels
         except (OSError, ValueError) as error:
             raise BrokenImage(Path(self.name(i)), str(error)) from error
 
