@@ -16,7 +16,8 @@ def export_encoder(
     """Write the encoder's weights, under the names of `models.create_model`, with what is needed to use them.
 
     The metadata (safetensors allows strings only) holds JSON values: `model` and `options` are the arguments
-    of `create_model`, `image_size` is (height, width), `mean` and `std` are of pixels in 0..1.
+    of `create_model`, `image_size` is (height, width), `mean` and `std` are of pixels in 0..1, `value_range`
+    are the values of 16-bit and float images that became 0 and 1, null for all that there can be.
     """
     options = {
         "in_chans": config.network.in_chans,
@@ -31,6 +32,7 @@ def export_encoder(
         "image_size": model.image_size,
         "mean": mean,
         "std": std,
+        "value_range": config.images.value_range,
         "pretraining": {"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
     }
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.encoder.state_dict().items()}

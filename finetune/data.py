@@ -34,6 +34,7 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
             data_root=config.data_root,
             val_fraction=config.val_fraction,
             seed=config.seed,
+            value_range=config.images.value_range,
         )
     if config.train_fraction < 1:
         _, taken = split_by_class(train.labels.numpy(), config.train_fraction, config.seed)

@@ -86,7 +86,7 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
         return open_data(replace(config, image_size=network.image_size, data_root=there), run)[1]
     name, defaults = full_name(str(data)), FinetuneConfig()
     if is_folder(name):
-        return from_folders(find_val_classes(name), network.in_chans)
+        return from_folders(find_val_classes(name), network.in_chans, network.value_range)
     if name.startswith(TIMM):
         return from_timm(
             name.removeprefix(TIMM), data_root or defaults.data_root, "validation", network.in_chans

@@ -128,6 +128,7 @@ class Trained:
         image_size: (height, width)
         crop_pct: share of the short side that evaluation crops
         mean, std: of pixels in 0..1
+        value_range: values of 16-bit and float images that become 0 and 1; none is all that there can be
     """
 
     model: nn.Module
@@ -139,6 +140,7 @@ class Trained:
     crop_pct: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    value_range: tuple[float, float] | None
 
     def reader(self, batch_size: int, workers: int | None, device: torch.device) -> Reader:
         """Prepares images for this network; workers are chosen where none is given."""
@@ -183,9 +185,18 @@ def open_network(
         raise UserError(f"--image-size {size[0]}: choose a multiple of {stride}, the network's stride")
     in_chans = options.get("in_chans", 3)
     mean, std = channel_statistics(in_chans, header.get("mean"), header.get("std"))
-    crop_pct = header.get("crop_pct", 0.875)
-    classes = header.get("class_names")
-    return Trained(model.eval().to(device), name, in_chans, num_classes, classes, size, crop_pct, mean, std)
+    return Trained(
+        model=model.eval().to(device),
+        name=name,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        classes=header.get("class_names"),
+        image_size=size,
+        crop_pct=header.get("crop_pct", 0.875),
+        mean=mean,
+        std=std,
+        value_range=header.get("value_range"),
+    )
 
 
 def save_network(
@@ -219,6 +230,7 @@ def save_network(
         "crop_pct": config.crop_pct,
         "mean": mean,
         "std": std,
+        "value_range": config.images.value_range,
         "metrics": metrics,
     }
     weights = {name: tensor.contiguous().cpu() for name, tensor in state.items()}

@@ -54,7 +54,7 @@ def predict(
     network = open_network(weights, pick_device(device))
     classes = network.classes or [str(number) for number in range(network.num_classes)]
     topk = min(topk, len(classes))
-    source = FolderSource(ImageIndex.scan(images), network.in_chans)
+    source = FolderSource(ImageIndex.scan(images), network.in_chans, network.value_range)
     broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
     columns = [f"{name}_{rank}" for rank in range(1, topk + 1) for name in ("class", "probability")]
     count = 0
@@ -98,7 +98,7 @@ def embed(
         UserError: see `predict`
     """
     network = open_network(weights, pick_device(device), head=False)
-    source = FolderSource(ImageIndex.scan(images), network.in_chans)
+    source = FolderSource(ImageIndex.scan(images), network.in_chans, network.value_range)
     broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
     names: list[str] = []
     features: list[np.ndarray] = []

@@ -51,7 +51,13 @@ def probe(
     network = open_network(weights, at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)
     splits = open_splits(
-        data, network.in_chans, network.image_size[0], data_root=data_root, val_fraction=val_fraction, seed=0
+        data,
+        network.in_chans,
+        network.image_size[0],
+        data_root=data_root,
+        val_fraction=val_fraction,
+        seed=0,
+        value_range=network.value_range,
     )
     train = extract_features(network.model, splits[0], reader, limit)
     val = extract_features(network.model, splits[1], reader)

@@ -36,6 +36,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         config.images,
         mean=config.images.mean or known.get("mean"),
         std=config.images.std or known.get("std"),
+        value_range=config.images.value_range or known.get("value_range"),
     )
     return replace(
         config,
@@ -57,7 +58,7 @@ def names_another(config: FinetuneConfig, known: str) -> bool:
 
 
 def describe_init(path: Path) -> dict[str, Any]:
-    """What weights say about themselves: model, options, image_size, mean, std, as far as they know.
+    """What weights say about themselves: model, options, image_size, mean, std, value_range, where they do.
 
     Raises:
         UserError: no such file, or none that holds weights

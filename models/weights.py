@@ -38,6 +38,7 @@ class Weights:
         class_names: of the head's rows, where the file says
         image_size: (height, width) in training, where the file says
         mean, std: of pixels in 0..1, by channel, where the file says
+        value_range: values of 16-bit and float images that become 0 and 1, where the file says
     """
 
     state: State
@@ -48,6 +49,7 @@ class Weights:
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
     @property
     def size(self) -> Size:
@@ -217,6 +219,7 @@ def _describe(state: State, metadata: Mapping[str, Any]) -> Weights:
         image_size=_as_tuple(metadata.get("image_size")),
         mean=_as_tuple(metadata.get("mean")),
         std=_as_tuple(metadata.get("std")),
+        value_range=_as_tuple(metadata.get("value_range")),
     )
 
 

@@ -5,7 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -21,11 +21,13 @@ from finetune.collapse import channel_distance, collapse_by_block
 from finetune.config import AugmentConfig, FinetuneConfig
 from finetune.evaluate import evaluate
 from finetune.inputs import check_labelled, is_own_data
-from finetune.network import open_network
+from finetune.network import open_network, save_network
 from finetune.predict import embed, predict
 from finetune.prepare import prepare
 from finetune.probe import probe
+from finetune.resolve import resolve
 from models import create_model
+from models.weights import load_weights
 
 CPU = torch.device("cpu")
 
@@ -170,6 +172,33 @@ def test_predict_writes_the_likeliest_classes_and_lists_broken_files(
         assert float(row["probability_1"]) >= float(row["probability_2"]) >= float(row["probability_3"])
     right = sum(row["class_1"] == row["file"].split("/")[0] for row in rows)
     assert right > 15  # of 30
+
+
+def test_12_bit_images_are_read_as_in_training(run: Path, folder: Path, tmp_path: Path) -> None:
+    """Pixels v of 255 and v of 4095 are the same where the weights say (0, 4095)."""
+    deep, weights = tmp_path / "deep", tmp_path / "deep.safetensors"
+    for path in folder.rglob("*.png"):
+        if path.name != "torn.png":
+            pixels = np.round(np.array(Image.open(path)) * (4095 / 255)).astype(np.uint16)
+            (deep / path.parent.name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(deep / path.parent.name / path.name)
+    config = small_config(tmp_path, images=replace(small_config(tmp_path).images, value_range=(0, 4095)))
+    save_network(open_network(run, CPU).model.state_dict(), config, [str(i) for i in range(10)], {}, weights)
+    assert load_weights(weights).value_range == (0, 4095)
+    assert resolve(small_config(tmp_path, init=str(weights))).images.value_range == [0, 4095]
+
+    def use(weights: Path, images: Path) -> list[str | bytes | float]:
+        options: dict[str, Any] = {"workers": 0, "device": "cpu"}
+        predict(weights, images, tmp_path / "results.csv", **options)
+        embed(weights, images, tmp_path / "features.npz", **options)
+        return [
+            (tmp_path / "results.csv").read_text(),
+            (tmp_path / "features.npz").read_bytes(),
+            evaluate(weights, str(images), **options)["val_loss"],
+            probe(weights, str(images), neighbors=3, **options)["linear"],
+        ]
+
+    assert use(weights, deep) == use(run, folder)
 
 
 def test_embed_gives_what_the_head_is_given(run: Path, folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from fcmae.config import PretrainConfig
+from fcmae.data.config import ImagesConfig
 from fcmae.export import export_encoder
 from fcmae.model import FCMAE
 from models import create_model
@@ -53,11 +54,12 @@ def weights_of(model: nn.Module, folder: Path, **metadata: Any) -> Weights:
 
 def test_a_run_of_ours_and_its_checkpoint_hold_the_same_encoder(randomize: Randomize, tmp_path: Path) -> None:
     model = randomize(FCMAE("convnextv2_atto", image_size=(64, 32), stem_stride=2, decoder_dim=8, **SIZE))
-    config = PretrainConfig(data="photos", model="convnextv2_atto")
+    config = PretrainConfig(data="photos", images=ImagesConfig(value_range=(0, 4095)))
     export_encoder(model, config, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), tmp_path / "encoder.safetensors")
     torch.save({"model": model.state_dict(), "optimizer": {"step": 3}, "epoch": 1}, tmp_path / "step.pt")
     run, checkpoint = load_weights(tmp_path), load_weights(tmp_path / "step.pt")
     assert (run.image_size, run.mean, run.std) == ((64, 32), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert run.value_range == (0, 4095)
     for weights in (run, checkpoint):
         assert weights.options == {"in_chans": 3, "stem_stride": 2, **SIZE}
         encoder = create_model_from(weights, features_only=True).state_dict()
