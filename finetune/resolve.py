@@ -32,10 +32,11 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     network = replace(config.network, **open_options)
     network.in_chans = network.in_chans or 3
     network.stem_stride = network.stem_stride or 4
+    alike = network.in_chans == options.get("in_chans")  # the statistics are of as many channels
     images = replace(
         config.images,
-        mean=config.images.mean or known.get("mean"),
-        std=config.images.std or known.get("std"),
+        mean=config.images.mean or (known.get("mean") if alike else None),
+        std=config.images.std or (known.get("std") if alike else None),
         value_range=config.images.value_range or known.get("value_range"),
     )
     return replace(

@@ -21,8 +21,8 @@ from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
-from finetune.config import AugmentConfig
-from finetune.network import build_network, open_network
+from finetune.config import AugmentConfig, NetworkConfig
+from finetune.network import build_network, open_network, save_network
 from finetune.prepare import prepare
 from finetune.resolve import resolve
 from finetune.train import FinetuneTask
@@ -111,6 +111,20 @@ def test_pre_trained_weights_are_where_the_training_starts(tmp_path: Path) -> No
     assert (config.model, config.network.depths) == ("convnextv2_atto", [1, 1, 1, 1])
     task = FinetuneTask(config, run, CPU)
     assert_same(task.model.state_dict(), load_file(tmp_path / "first" / "model.safetensors"))
+
+
+def test_weights_of_colour_images_start_a_training_on_grey_ones(tmp_path: Path) -> None:
+    colour = resolve(small_config(tmp_path, network=replace(NETWORK, in_chans=3)))
+    trained = build_network(colour, ["a", "b"]).state_dict()
+    save_network(trained, colour, ["a", "b"], {}, tmp_path / "colour.safetensors")
+    options: dict[str, Any] = {"init": str(tmp_path / "colour.safetensors"), "model": None}
+    inherited = resolve(small_config(tmp_path, **options, network=NetworkConfig()))
+    assert inherited.images.mean == pytest.approx([0.485, 0.456, 0.406])
+    config, run = prepare(small_config(tmp_path / "run", **options, network=NetworkConfig(in_chans=1)))
+    task = FinetuneTask(config, run, CPU)
+    assert (task.mean, task.std) == ((0.5,), (0.25,))
+    stem = "downsample_layers.0.0.weight"
+    assert torch.equal(task.model.state_dict()[stem], trained[stem].sum(1, keepdim=True))
 
 
 def test_head_rows_follow_the_names_of_the_classes(tmp_path: Path) -> None:
