@@ -48,7 +48,7 @@ def read_image(
     from 0..1.
 
     Args:
-        path: .jpg, .png, .webp, .bmp, .gif, .tif or .npy; pictures are told by content, not by name
+        path: .jpg, .png, .webp, .bmp, .tif or .npy; pictures are told by content, not by name
         channels: number of channels of the result
         value_range: values of 16-bit, integer and float images that become 0 and 255; others are clipped
         max_pixels: images of more pixels are refused before they are decoded

@@ -68,15 +68,8 @@ class ImageIndex:
             UserError: none of those tried does
         """
         numbers = np.unique(np.linspace(0, len(self) - 1, tries, dtype=np.int64)).tolist()
-        for i in numbers:
-            try:
-                if self[i].endswith(".npy"):
-                    np.load(self.path(i), mmap_mode="r", allow_pickle=False)
-                else:
-                    Image.open(self.path(i)).close()
-                return
-            except (OSError, ValueError):
-                continue
+        if any(_has_header(self.path(i)) for i in numbers):
+            return
         raise UserError(
             f"no readable image among the {len(numbers)} tried of {len(self)} in {self.root}, "
             f"{self[numbers[0]]} for example: are they images?"
@@ -126,6 +119,7 @@ class ImageIndex:
         return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()
 
 
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both byte orders, and of BigTIFF
 _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -137,6 +131,20 @@ def _check_folder(root: Path) -> None:
     if root.suffix.lower() in ARCHIVES:
         raise UserError(f"{root} is an archive: unpack it and give the folder")
     raise UserError(f"{root} is a file: give the folder of images that it lies in")
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a file begins as an image does. Pillow knows no TIFF of, say, 12 channels; tifffile does."""
+    try:
+        if path.suffix.lower() == ".npy":
+            np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with path.open("rb") as file:
+                if file.read(4) not in _TIFF_STARTS:
+                    Image.open(file).close()
+        return True
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _checked(index: ImageIndex) -> ImageIndex:

@@ -3,11 +3,13 @@
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcmae.data.index import ImageIndex
 from fcmae.engine.errors import UserError
@@ -139,6 +141,32 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=message):
             ImageIndex.scan(tmp_path / name)
+
+
+def write_tiff(path: Path) -> None:
+    """Twelve channels of 16 bits, which Pillow cannot open."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(path, np.zeros((12, 4, 4), np.uint16), planarconfig="separate", photometric="minisblack")
+
+
+def write_npy(path: Path) -> None:
+    with path.open("wb") as file:  # np.save would add its own .npy
+        np.save(file, np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.TIF", write_tiff), ("a.NPY", write_npy), ("a.jpg", lambda path: Image.new("L", (4, 4)).save(path))],
+)
+def test_one_image_that_looks_like_one_is_enough(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    index = ImageIndex.scan(make_tree(tmp_path / "images", name, "b.tif", "c.jpg", "d.npy"))
+    (tmp_path / "images" / "b.tif").write_bytes(b"no image at all")
+    with pytest.raises(UserError, match=r"no readable image among the 4 tried of 4 .*a\."):
+        index.check_headers()
+    write(tmp_path / "images" / name)
+    index.check_headers()
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root can list every folder")
