@@ -98,9 +98,8 @@ class FinetuneTask(Task):
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")
         workers = config.images.workers
         self.workers = choose_workers(device) if workers is None else workers
-        self.reader = Reader(
-            self.size, config.crop_pct, self.mean, self.std, config.batch_size, self.workers, device
-        )
+        share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
+        self.reader = Reader(self.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)
@@ -132,7 +131,12 @@ class FinetuneTask(Task):
             images, targets = self.mix(images, targets)
             smoothing = 0.0  # the mixed targets are smooth already
         logits = self.model(images).float()
-        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing), {}
+        total = F.cross_entropy(
+            logits, targets, self.class_weights, reduction="sum", label_smoothing=smoothing
+        )
+        return total / len(
+            logits
+        ), {}  # by the images, not by their weights: however a batch is cut, the same
 
     def describe(self, batch: Batch) -> list[str]:
         return [self.train_data.source.name(index) for index in batch.shown.tolist()]

@@ -19,6 +19,7 @@ from small_run import NETWORK, run_small, small_config
 
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
+from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
 from finetune.config import AugmentConfig, NetworkConfig
@@ -154,6 +155,36 @@ def test_head_rows_follow_a_list_of_names(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     with pytest.raises(UserError, match="names 2 classes, the head has 3"):
         build_network(config, ["cat", "dog"])
+
+
+def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
+    network = replace(NETWORK, drop_path_rate=0.0)
+    config, run = prepare(
+        small_config(tmp_path / "run", balance="loss", augment=PLAIN, network=network, ema_decay=None)
+    )
+    task = FinetuneTask(config, run, CPU)
+    assert task.reader.batch_size == 32
+    task.class_weights = torch.linspace(0.2, 3.0, 10)
+    batch = next(iter(task.batches(0, 1)))
+    gradients = []
+    for parts in (1, 4):
+        task.model.zero_grad()
+        for numbers in torch.arange(32).chunk(parts):
+            part = replace(batch, data=batch.data[numbers], shown=batch.shown[numbers])
+            (task.step(part)[0] / parts).backward()
+        gradients.append(
+            [parameter.grad.clone() for parameter in task.model.parameters() if parameter.grad is not None]
+        )
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_reads_as_many_images_at_a_time_as_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optim = replace(small_config(tmp_path).optim, accumulate=2)
+    config, run = prepare(small_config(tmp_path / "run", optim=optim))
+    monkeypatch.setattr("finetune.train.current_world", lambda: World(size=4))
+    assert FinetuneTask(config, run, CPU).reader.batch_size == 4
 
 
 @pytest.mark.parametrize("model", ["frozen", "timm"])
