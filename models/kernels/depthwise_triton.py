@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 UNITS = {1: 16, 2: 16}  # blocks of a program by tile side: enough to make loading the taps a small part
+NUMBERS = ("blocks", "units", "rows", "cols")  # one compiled kernel serves all values of these
 PARTIAL_SUMS = 1024  # programs that sum the weight's gradient: they fill a large GPU and their sums are few
 
 
@@ -69,19 +70,28 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().float().contiguous()
 
 
+# To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
+@torch.library.custom_op("fcmae::depthwise", mutates_args=())
 def convolve(x: Tensor, taps: Tensor, bias: Tensor | None, table: Tensor | None, side: int) -> Tensor:
     """x (..., h, w, C) and taps (K * K, C) float32 to (..., h, w, C); other arguments as for `depthwise`."""
     out = torch.empty_like(x)
     (height, width, channels), block = x.shape[-3:], _block(side)
     blocks = x.numel() // (channels * block * side)
     units, lanes = UNITS.get(side, 4), _lanes(side, channels)
-    _convolve[(triton.cdiv(channels, lanes), triton.cdiv(blocks, units))](
-        x, taps, bias, out, table, blocks, units, height // side, width // side,
-        PITCH=width, C=channels, P=side, BLOCK=block, K=round(len(taps) ** 0.5), LANES=lanes, num_warps=1,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _convolve[_programs(channels, lanes, blocks, units)](
+            x, taps, bias, out, table, blocks, units, height // side, width // side,
+            PITCH=width, C=channels, P=side, BLOCK=block, K=round(len(taps) ** 0.5), LANES=lanes, num_warps=1,
+        )  # fmt: skip
     return out
 
 
+@convolve.register_fake
+def _(x: Tensor, taps: Tensor, bias: Tensor | None, table: Tensor | None, side: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fcmae::depthwise_weight_gradient", mutates_args=())
 def weight_gradient(x: Tensor, grad: Tensor, table: Tensor | None, side: int, kernel: int) -> Tensor:
     """Gradients of the taps and, last, of the bias: (K * K + 1, C) float32, the same in every run.
 
@@ -91,14 +101,24 @@ def weight_gradient(x: Tensor, grad: Tensor, table: Tensor | None, side: int, ke
     (height, width, channels), block = x.shape[-3:], _block(side)
     blocks = x.numel() // (channels * block * side)
     lanes = _lanes(side, channels)
-    groups = triton.cdiv(channels, lanes)
-    units = triton.cdiv(blocks, max(PARTIAL_SUMS // groups, 1))
+    units = triton.cdiv(blocks, max(PARTIAL_SUMS // triton.cdiv(channels, lanes), 1))
     partial = x.new_empty(triton.cdiv(blocks, units), kernel**2 + 1, channels, dtype=torch.float32)
-    _weight_gradient[(groups, len(partial))](
-        x, grad, partial, table, blocks, units, height // side, width // side,
-        PITCH=width, C=channels, P=side, BLOCK=block, K=kernel, LANES=lanes, num_warps=1,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _weight_gradient[_programs(channels, lanes, blocks, units)](
+            x, grad, partial, table, blocks, units, height // side, width // side,
+            PITCH=width, C=channels, P=side, BLOCK=block, K=kernel, LANES=lanes, num_warps=1,
+        )  # fmt: skip
     return partial.sum(0)
+
+
+@weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, table: Tensor | None, side: int, kernel: int) -> Tensor:
+    return x.new_empty(kernel**2 + 1, x.shape[-1], dtype=torch.float32)
+
+
+def _programs(channels: int, lanes: int, blocks: int, units: int) -> tuple[int]:
+    """The grid, in its one dimension that may pass 65535: groups of channels vary fastest."""
+    return (triton.cdiv(channels, lanes) * triton.cdiv(blocks, units),)
 
 
 def _block(side: int) -> int:
@@ -111,7 +131,7 @@ def _lanes(side: int, channels: int) -> int:
     return 64 if side <= 4 and channels % 64 == 0 else 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def _convolve(
     x, taps, bias, out, table, blocks, units, rows, cols,
     PITCH: tl.constexpr, C: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
@@ -121,7 +141,8 @@ def _convolve(
     H: tl.constexpr = K // 2
     UP: tl.constexpr = (H + BLOCK - 1) // BLOCK  # neighbouring blocks on each side that reach this one
     LEFT: tl.constexpr = (H + P - 1) // P
-    channel = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    GROUPS: tl.constexpr = (C + LANES - 1) // LANES
+    channel = tl.program_id(0) % GROUPS * LANES + tl.arange(0, LANES)
     exists = channel < C
     factors = ()
     for tap in tl.static_range(K * K):
@@ -129,7 +150,7 @@ def _convolve(
     start = tl.full((LANES,), 0.0, tl.float32)
     if bias is not None:
         start += tl.load(bias + channel, exists, 0.0).to(tl.float32)
-    first = tl.program_id(1) * units
+    first = tl.program_id(0) // GROUPS * units
     for unit in range(first, tl.minimum(first + units, blocks)):
         sums = (start,) * (BLOCK * P)
         places = _find_all(table, unit, blocks, rows, cols, PITCH, P, BLOCK, H, UP, LEFT)
@@ -149,7 +170,7 @@ def _convolve(
                 tl.store(origin + (i * PITCH + j) * C, sums[i * P + j].to(out.dtype.element_ty), exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def _weight_gradient(
     x, grad, partial, table, blocks, units, rows, cols,
     PITCH: tl.constexpr, C: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
@@ -159,11 +180,12 @@ def _weight_gradient(
     H: tl.constexpr = K // 2
     UP: tl.constexpr = (H + BLOCK - 1) // BLOCK
     LEFT: tl.constexpr = (H + P - 1) // P
-    channel = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    GROUPS: tl.constexpr = (C + LANES - 1) // LANES
+    channel = tl.program_id(0) % GROUPS * LANES + tl.arange(0, LANES)
     exists = channel < C
     zero = tl.full((LANES,), 0.0, tl.float32)
     sums, total = (zero,) * (K * K), zero
-    first = tl.program_id(1) * units
+    first = tl.program_id(0) // GROUPS * units
     for unit in range(first, tl.minimum(first + units, blocks)):
         row = _find(table, unit, 0, 0, blocks, rows, cols, PITCH, P, BLOCK, H)
         origin = grad + row.to(tl.int64) * C + channel
@@ -182,7 +204,7 @@ def _weight_gradient(
                         if up * BLOCK + i >= -H and up * BLOCK + i < BLOCK + H:
                             values = _load_row(origin + i * PITCH * C, exists, left, C, P, H)
                             sums = _add_taps(sums, values, factors, up * BLOCK + i, left * P, BLOCK, P, K)
-    at = partial + tl.program_id(1) * (K * K + 1) * C + channel
+    at = partial + tl.program_id(0) // GROUPS * (K * K + 1) * C + channel
     for tap in tl.static_range(K * K):
         tl.store(at + tap * C, sums[tap], exists)
     tl.store(at + K * K * C, total, exists)

@@ -41,51 +41,82 @@ class _GeluGRN(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, gamma, norm = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_scale, grad_shift = gradient_sums(x, grad)
+        grad_scale, grad_shift = gradient_sums(x, grad).unbind()
         scale, slope = scale_and_slope(grad_scale, gamma, norm)
         grad_x = gradient(x, grad, scale, slope)
         return grad_x, (grad_scale * response(norm)).sum(0), grad_shift.sum(0)
 
 
+# To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
+@torch.library.custom_op("fcmae::gelu_square_sums", mutates_args=())
 def square_sums(x: Tensor) -> Tensor:
     """The sum of gelu(x)^2 over positions: (B, N, C) to (B, C) float32."""
-    parts = triton.cdiv(x.shape[1], SUMMED_ROWS)
-    sums = x.new_empty(len(x), parts, x.shape[2], dtype=torch.float32)
-    _square_sums[(triton.cdiv(x.shape[2], CHANNELS), parts, len(x))](
-        x, sums, x.shape[1], C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS
-    )
+    sums = x.new_empty(len(x), triton.cdiv(x.shape[1], SUMMED_ROWS), x.shape[2], dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        _square_sums[_programs(x, SUMMED_ROWS)](
+            x, sums, x.shape[1], C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS
+        )
     return sums.sum(1)
 
 
+@square_sums.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(len(x), x.shape[2], dtype=torch.float32)
+
+
+@torch.library.custom_op("fcmae::scale_gelu", mutates_args=())
 def scale_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """gelu(x) * scale + shift: (B, N, C), (B, C) and (C,) to (B, N, C) of x's type."""
     out = torch.empty_like(x)
-    _scale_gelu[_blocks(x)](x, scale, shift, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS)
+    with torch.cuda.device_of(x):
+        _scale_gelu[_programs(x, ROWS)](
+            x, scale, shift, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS
+        )
     return out
 
 
-def gradient_sums(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of grad * gelu(x) and of grad over positions: two (B, N, C) to two (B, C) float32."""
-    parts = triton.cdiv(x.shape[1], SUMMED_ROWS)
-    sums = x.new_empty(2, len(x), parts, x.shape[2], dtype=torch.float32)
-    _gradient_sums[(triton.cdiv(x.shape[2], CHANNELS), parts, len(x))](
-        x, grad, sums[0], sums[1], x.shape[1],
-        C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS,
-    )  # fmt: skip
-    grad_scale, grad_shift = sums.sum(2)
-    return grad_scale, grad_shift
+@scale_gelu.register_fake
+def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
+@torch.library.custom_op("fcmae::gelu_gradient_sums", mutates_args=())
+def gradient_sums(x: Tensor, grad: Tensor) -> Tensor:
+    """The sums of grad * gelu(x) and of grad over positions: two (B, N, C) to (2, B, C) float32."""
+    sums = x.new_empty(2, len(x), triton.cdiv(x.shape[1], SUMMED_ROWS), x.shape[2], dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        _gradient_sums[_programs(x, SUMMED_ROWS)](
+            x, grad, sums[0], sums[1], x.shape[1],
+            C=x.shape[2], SUMMED_ROWS=SUMMED_ROWS, ROWS=ROWS, CHANNELS=CHANNELS,
+        )  # fmt: skip
+    return sums.sum(2)
+
+
+@gradient_sums.register_fake
+def _(x: Tensor, grad: Tensor) -> Tensor:
+    return x.new_empty(2, len(x), x.shape[2], dtype=torch.float32)
+
+
+@torch.library.custom_op("fcmae::scale_gelu_gradient", mutates_args=())
 def gradient(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
     """gelu'(x) * (scale * grad + slope * gelu(x)): (B, N, C) of x's type; scale and slope are (B, C)."""
     out = torch.empty_like(x)
-    _gradient[_blocks(x)](x, grad, scale, slope, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS)
+    with torch.cuda.device_of(x):
+        _gradient[_programs(x, ROWS)](
+            x, grad, scale, slope, out, x.shape[1], C=x.shape[2], ROWS=ROWS, CHANNELS=CHANNELS
+        )
     return out
 
 
-def _blocks(x: Tensor) -> tuple[int, int, int]:
-    """Programs that cover x (B, N, C): blocks of channels, of positions, and groups."""
-    return triton.cdiv(x.shape[2], CHANNELS), triton.cdiv(x.shape[1], ROWS), len(x)
+@gradient.register_fake
+def _(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _programs(x: Tensor, rows: int) -> tuple[int]:
+    """The grid that covers x (B, N, C) by blocks of `rows`, in its one dimension that may pass 65535."""
+    groups, positions, channels = x.shape
+    return (groups * triton.cdiv(positions, rows) * triton.cdiv(channels, CHANNELS),)
 
 
 @triton.jit
@@ -94,77 +125,85 @@ def _gelu(x):
 
 
 @triton.jit
-def _load(x, row, channel, positions, C: tl.constexpr):
-    """Rows `row` of this program's group of x, in float32; 0 beyond the last row and channel."""
+def _place(positions, rows: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr):
+    """This program's group, its part of the positions, the parts of a group, and its channels."""
+    BLOCKS: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
+    parts = tl.cdiv(positions, rows)
+    at = tl.program_id(0) // BLOCKS
+    return at // parts, at % parts, parts, tl.program_id(0) % BLOCKS * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
+def _load(x, group, row, channel, positions, C: tl.constexpr):
+    """Rows `row` of a group of x, in float32; 0 beyond the last row and channel."""
     inside = (row[:, None] < positions) & (channel < C)[None, :]
-    at = (tl.program_id(2) * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
+    at = (group * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
     return tl.load(x + at, inside, 0.0).to(tl.float32)
 
 
 @triton.jit
-def _store(x, values, row, channel, positions, C: tl.constexpr):
+def _store(x, values, group, row, channel, positions, C: tl.constexpr):
     """The counterpart of `_load`."""
     inside = (row[:, None] < positions) & (channel < C)[None, :]
-    at = (tl.program_id(2) * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
+    at = (group * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
     tl.store(x + at, values.to(x.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("positions",))  # one compiled kernel serves all
 def _square_sums(
     x, sums, positions,
     C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    first = tl.program_id(1) * SUMMED_ROWS
+    group, part, parts, channel = _place(positions, SUMMED_ROWS, C, CHANNELS)
+    first = part * SUMMED_ROWS
     total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
-        value = _gelu(_load(x, start + tl.arange(0, ROWS), channel, positions, C))
+        value = _gelu(_load(x, group, start + tl.arange(0, ROWS), channel, positions, C))
         total += value * value
-    part = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(sums + part * C + channel, tl.sum(total, 0), channel < C)
+    tl.store(sums + (group * parts + part) * C + channel, tl.sum(total, 0), channel < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("positions",))  # one compiled kernel serves all
 def _scale_gelu(
     x, scale, shift, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    factor = tl.load(scale + tl.program_id(2) * C + channel, channel < C, 0.0).to(tl.float32)
+    group, part, _, channel = _place(positions, ROWS, C, CHANNELS)
+    row = part * ROWS + tl.arange(0, ROWS)
+    factor = tl.load(scale + group * C + channel, channel < C, 0.0).to(tl.float32)
     term = tl.load(shift + channel, channel < C, 0.0).to(tl.float32)
-    value = _gelu(_load(x, row, channel, positions, C)) * factor[None, :] + term[None, :]
-    _store(out, value, row, channel, positions, C)
+    value = _gelu(_load(x, group, row, channel, positions, C)) * factor[None, :] + term[None, :]
+    _store(out, value, group, row, channel, positions, C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("positions",))  # one compiled kernel serves all
 def _gradient_sums(
     x, grad, scale_sums, shift_sums, positions,
     C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    first = tl.program_id(1) * SUMMED_ROWS
+    group, part, parts, channel = _place(positions, SUMMED_ROWS, C, CHANNELS)
+    first = part * SUMMED_ROWS
     products = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
         row = start + tl.arange(0, ROWS)
-        slope = _load(grad, row, channel, positions, C)
-        products += slope * _gelu(_load(x, row, channel, positions, C))
+        slope = _load(grad, group, row, channel, positions, C)
+        products += slope * _gelu(_load(x, group, row, channel, positions, C))
         total += slope
-    at = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * C + channel
+    at = (group * parts + part) * C + channel
     tl.store(scale_sums + at, tl.sum(products, 0), channel < C)
     tl.store(shift_sums + at, tl.sum(total, 0), channel < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("positions",))  # one compiled kernel serves all
 def _gradient(
     x, grad, scale, slope, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    factor = tl.load(scale + tl.program_id(2) * C + channel, channel < C, 0.0)
-    tilt = tl.load(slope + tl.program_id(2) * C + channel, channel < C, 0.0)
-    value = _load(x, row, channel, positions, C)
+    group, part, _, channel = _place(positions, ROWS, C, CHANNELS)
+    row = part * ROWS + tl.arange(0, ROWS)
+    factor = tl.load(scale + group * C + channel, channel < C, 0.0)
+    tilt = tl.load(slope + group * C + channel, channel < C, 0.0)
+    value = _load(x, group, row, channel, positions, C)
     below = 0.5 * (1 + tl.erf(value * 0.7071067811865476))  # share of the normal distribution below value
     density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
-    outer = _load(grad, row, channel, positions, C) * factor[None, :] + value * below * tilt[None, :]
-    _store(out, outer * (below + value * density), row, channel, positions, C)
+    outer = _load(grad, group, row, channel, positions, C) * factor[None, :] + value * below * tilt[None, :]
+    _store(out, outer * (below + value * density), group, row, channel, positions, C)

@@ -1,9 +1,14 @@
-"""Kernels are tested with fresh memory full of NaN, so that what is never written shows."""
+"""What the tests of kernels share: fresh memory full of NaN, so that what is never written shows; tracing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch import Tensor, fx
+from torch._dynamo.backends.common import aot_autograd
+
+Trace = Callable[[Callable[..., Tensor], list[Tensor]], list[list[str]]]
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +19,31 @@ def _poisoned_memory() -> Iterator[None]:
     assert torch.empty(64).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def trace() -> Trace:
+    """A function that compiles an operation: our launches in each graph, forward and then backward.
+
+    It fails where the forward pass is more than one graph, or a compiled result is not the eager one.
+    """
+
+    def traced(operation: Callable[..., Tensor], inputs: list[Tensor]) -> list[list[str]]:
+        graphs: list[list[str]] = []
+
+        def remember(graph: fx.GraphModule, _: object) -> Callable[..., object]:
+            names = [str(node.target) for node in graph.graph.nodes]
+            graphs.append([name.split(".")[1] for name in names if name.startswith("fcmae.")])
+            return make_boxed_func(graph)
+
+        torch._dynamo.reset()
+        backend = aot_autograd(fw_compiler=remember, bw_compiler=remember)
+        results = []
+        for run in (operation, torch.compile(operation, backend=backend, fullgraph=True)):
+            out = run(*inputs)
+            results.append((out, *torch.autograd.grad(out, inputs, torch.ones_like(out))))
+        for one, other in zip(*results, strict=True):
+            assert torch.equal(one, other)
+        return graphs
+
+    return traced

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from models.layouts import TilesLayout
 pytestmark = pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
 )
+Trace = Callable[[Callable[..., Tensor], list[Tensor]], list[list[str]]]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -121,6 +123,27 @@ def test_autocast_computes_in_its_type_and_returns_gradients_in_the_parameters()
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=1e-6)
     assert {each.dtype for each in torch.autograd.grad(out.float().sum(), inputs)} == {torch.float32}
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_each_launch_is_one_operation_of_a_compiled_graph(tiles: bool, trace: Trace) -> None:
+    table = halo_table(1, (2, 3), 3, 2, 7)
+    inputs = [each.requires_grad_() for each in example((1, 3, 2, 2, 3) if tiles else (2, 4, 4, 3), 7)[:3]]
+
+    def operation(*tensors: Tensor) -> Tensor:
+        run = (*tensors, table, "triton") if tiles else (*tensors, "triton")
+        return (depthwise_tiles if tiles else depthwise_map)(*run)
+
+    assert trace(operation, inputs) == [
+        ["depthwise"],
+        ["depthwise", "depthwise_weight_gradient"],
+    ]
+
+
+def test_a_grid_has_one_dimension_since_the_others_end_at_65535() -> None:
+    from models.kernels import depthwise_triton
+
+    assert depthwise_triton._programs(channels=96, lanes=32, blocks=2**20, units=4) == (3 * 2**18,)
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 Shapes: B groups, N positions, C channels.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from models.kernels.grn import gelu_grn
 pytestmark = pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
 )
+Trace = Callable[[Callable[..., Tensor], list[Tensor]], list[list[str]]]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -80,3 +83,17 @@ def test_only_the_pre_activation_is_stored() -> None:
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         gelu_grn(x.requires_grad_(), gamma.requires_grad_(), beta.requires_grad_(), impl="triton")
     assert sum(number >= x.numel() for number in stored) == 1
+
+
+def test_each_launch_is_one_operation_of_a_compiled_graph(trace: Trace) -> None:
+    inputs = [each.requires_grad_() for each in example((2, 9, 8))[:3]]
+    graphs = trace(lambda *tensors: gelu_grn(*tensors, impl="triton"), inputs)
+    assert graphs == [["gelu_square_sums", "scale_gelu"], ["gelu_gradient_sums", "scale_gelu_gradient"]]
+
+
+def test_a_grid_has_one_dimension_since_the_others_end_at_65535() -> None:
+    from models.kernels import grn_triton
+
+    for shape in ((2**16, 1, 128), (1, 2**22, 128)):
+        x = torch.empty(shape, device="meta")
+        assert grn_triton._programs(x, 32) == (shape[0] * -(-shape[1] // 32) * 2,)
