@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W pixels, L patches.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,10 @@ def masked_view(
     Returns:
         a function from uint8 (C, H', W') to uint8 (C, H, W) and a float mask (L,), 1 = hidden
     """
+    return partial(_masked_view, augment=augment, num_patches=num_patches, num_visible=num_visible)
 
-    def view(image: Tensor) -> tuple[Tensor, Tensor]:
-        return augment(image), random_mask(1, num_patches, num_visible)[0]
 
-    return view
+def _masked_view(
+    image: Tensor, augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
+) -> tuple[Tensor, Tensor]:
+    return augment(image), random_mask(1, num_patches, num_visible)[0]

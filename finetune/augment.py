@@ -4,6 +4,8 @@ Shapes: B batch, C channels, H W pixels, K classes.
 """
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,14 +70,14 @@ def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) ->
     for op in ops:
         if op.aug_fn is timm_policies.posterize:
             op.aug_fn = posterize
+    return partial(_apply_in_colour, policy=apply)
 
-    def transform(image: Tensor) -> Tensor:
-        mode = "RGB" if len(image) == 3 else "L"
-        augmented = apply(F.to_pil_image(image).convert("RGB")).convert(mode)
-        result: Tensor = F.pil_to_tensor(augmented)
-        return result
 
-    return transform
+def _apply_in_colour(image: Tensor, policy: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """A policy for Pillow images, applied to uint8 (C, H, W) of 1 or 3 channels."""
+    mode = "RGB" if len(image) == 3 else "L"
+    augmented: Tensor = F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")).convert(mode))
+    return augmented
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:

@@ -4,13 +4,14 @@ Shapes: B batch, C channels, H W pixels. Any number of channels; sizes are (heig
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
+from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.engine.errors import UserError
 
 Size = tuple[int, int]
@@ -19,7 +20,6 @@ Transform = Callable[[Tensor], Tensor]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
-STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
 BICUBIC = InterpolationMode.BICUBIC
 
 
@@ -35,23 +35,26 @@ def random_crop_flip(
         vflip: mirror top to bottom with probability 1/2
 
     Returns:
-        a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator
+        a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator; it
+        can be pickled, as all transforms here, for workers that are spawned
     """
-
-    def transform(image: Tensor) -> Tensor:
-        box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
-        crop = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
-        image = F.resize(crop, list(image_size), interpolation=BICUBIC, antialias=True)
-        if hflip and torch.rand(()) < 0.5:
-            image = F.horizontal_flip(image)
-        if vflip and torch.rand(()) < 0.5:
-            image = F.vertical_flip(image)
-        return image
-
-    return transform
+    return partial(_random_crop_flip, image_size=image_size, scale=scale, hflip=hflip, vflip=vflip)
 
 
-def resize_center_crop(image_size: Size, crop_pct: float = 0.875) -> Transform:
+def _random_crop_flip(
+    image: Tensor, image_size: Size, scale: tuple[float, float], hflip: bool, vflip: bool
+) -> Tensor:
+    box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
+    crop = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
+    image = F.resize(crop, list(image_size), interpolation=BICUBIC, antialias=True)
+    if hflip and torch.rand(()) < 0.5:
+        image = F.horizontal_flip(image)
+    if vflip and torch.rand(()) < 0.5:
+        image = F.vertical_flip(image)
+    return image
+
+
+def resize_center_crop(image_size: Size, crop_pct: float = CROP_PCT) -> Transform:
     """The usual evaluation transform: resize so that `image_size / crop_pct` is covered, crop the centre.
 
     Images of 384 pixels and more are resized straight to the size, without regard to `crop_pct`, as the
@@ -67,13 +70,13 @@ def resize_center_crop(image_size: Size, crop_pct: float = 0.875) -> Transform:
     if min(image_size) >= STRAIGHT_FROM:
         return v2.Resize(image_size, interpolation=BICUBIC, antialias=True)
     covered = int(image_size[0] / crop_pct), int(image_size[1] / crop_pct)
+    return partial(_resize_center_crop, image_size=image_size, covered=covered)
 
-    def transform(image: Tensor) -> Tensor:
-        size = _covering_size(image.shape[-2], image.shape[-1], covered)
-        image = F.resize(image, list(size), interpolation=BICUBIC, antialias=True)
-        return F.center_crop(image, list(image_size))
 
-    return transform
+def _resize_center_crop(image: Tensor, image_size: Size, covered: Size) -> Tensor:
+    size = _covering_size(image.shape[-2], image.shape[-1], covered)
+    image = F.resize(image, list(size), interpolation=BICUBIC, antialias=True)
+    return F.center_crop(image, list(image_size))
 
 
 def _covering_size(height: int, width: int, covered: Size) -> Size:

@@ -1,5 +1,7 @@
 """Transforms: geometry against Pillow and torchvision, number of channels, normalisation."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,13 @@ def test_evaluation_covers_a_crop_that_is_not_square(size: tuple[int, int], shap
     image = resize_center_crop(size)(picture(3, *shape))
     assert image.shape == (3, *size)
     assert image.min() > 0  # a crop beyond the image's edge would be black
+
+
+@pytest.mark.parametrize("size", [224, 384])
+def test_evaluation_can_be_pickled_for_workers_that_are_spawned(size: int) -> None:
+    transform = resize_center_crop((size, size))
+    image = picture(3, 300, 400)
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(image), transform(image))
 
 
 def test_from_384_on_evaluation_keeps_the_corners() -> None:

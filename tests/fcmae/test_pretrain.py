@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from torch import Tensor
 from fcmae.config import PretrainConfig
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.settings import read_settings
+from fcmae.prepare import prepare
 from fcmae.pretrain import PretrainTask
 from launch.cli import main
 from models import create_model
@@ -271,3 +273,12 @@ def test_built_in_digits(tmp_path: Path) -> None:
     curve = losses(tmp_path / "run")
     assert len(curve) == 1797 // 64
     assert curve[-1] < 0.9 * curve[0]
+
+
+def test_workers_can_be_spawned(tmp_path: Path) -> None:
+    config = PretrainConfig(image_size=32, batch_size=8, device="cpu", out=str(tmp_path / "run"))
+    config.network.in_chans, config.network.stem_stride = 1, 1
+    dataset = PretrainTask(config, prepare(config), torch.device("cpu")).dataset
+    there = pickle.loads(pickle.dumps(dataset))
+    for ours, theirs in zip(dataset[2, 7].data, there[2, 7].data, strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,5 +1,7 @@
 """Augmentation: what timm gives, on whatever images, from seeds alone."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
 from fcmae.data.config import ImagesConfig
+from fcmae.data.dataset import ArraySource, ImageDataset
 from fcmae.data.seeding import seeded
 from fcmae.engine.errors import UserError
 from finetune.augment import auto_augment, mixing, random_erasing, training_transform
@@ -48,6 +51,15 @@ def test_no_policy_breaks_an_image(policy: str, channels: int) -> None:
 def test_a_policy_that_timm_does_not_know_is_refused() -> None:
     with pytest.raises(UserError, match="rand-x9"):
         auto_augment("rand-x9", (40, 40), MEAN)
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original-mstd0.5", "v0", "augmix-m5", None])
+def test_workers_can_be_spawned(policy: str | None) -> None:
+    augment = AugmentConfig(color_jitter=0.4, auto_augment=policy)
+    transform = training_transform((24, 16), ImagesConfig(), augment, MEAN)
+    dataset = ImageDataset(ArraySource(photo(3)[None]), transform, seed=1)
+    there = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(there[3, 0].data, dataset[3, 0].data)
 
 
 def test_the_same_seed_gives_the_same_image_and_another_another() -> None:
