@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fcmae.config import PretrainConfig
+from fcmae.config import NetworkConfig, PretrainConfig
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.settings import read_settings
 from fcmae.prepare import prepare
@@ -277,7 +277,8 @@ def test_built_in_digits(tmp_path: Path) -> None:
 
 def test_workers_can_be_spawned(tmp_path: Path) -> None:
     config = PretrainConfig(image_size=32, batch_size=8, device="cpu", out=str(tmp_path / "run"))
-    config.network.in_chans, config.network.stem_stride = 1, 1
+    config.network = NetworkConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8))
+    config.decoder.dim = 8
     dataset = PretrainTask(config, prepare(config), torch.device("cpu")).dataset
     there = pickle.loads(pickle.dumps(dataset))
     for ours, theirs in zip(dataset[2, 7].data, there[2, 7].data, strict=True):
