@@ -58,9 +58,11 @@ def main() -> None:
 
     def fcmae(name: str, *arguments: object) -> None:
         words = ["fcmae", *map(str, arguments), "--config", "cifar10", *settings]
-        with (options.out / f"{name}.log").open("a") as log:
+        path = options.out / f"{name}.log"
+        with path.open("a") as log:
             command = [*words, "--out", str(options.out / name)]
-            subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
+            if subprocess.run(command, env=environment, stdout=log, stderr=log).returncode:
+                raise SystemExit(f"{name} failed: {path} says why")
 
     def pretrain(version: str) -> None:
         images = ["--data", options.data / "train", "--model", MODELS[version]]
