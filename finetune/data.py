@@ -23,7 +23,9 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     """
     channels = config.network.in_chans or 3
     if index_file(run, "train").exists():
-        lists = (ClassFolders.read(ImageIndex.load(index_file(run, split))) for split in ("train", "val"))
+        train_index, val_index = (ImageIndex.load(index_file(run, split)) for split in ("train", "val"))
+        train_list = ClassFolders.read(train_index)
+        lists = (train_list, ClassFolders.read(val_index, train_list.classes))
         train, val = (from_folders(each, channels, config.images.value_range) for each in lists)
     else:
         height, _ = pair(config.image_size or 224)
@@ -37,7 +39,8 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
             value_range=config.images.value_range,
         )
     if config.train_fraction < 1:
-        _, taken = split_by_class(train.labels.numpy(), config.train_fraction, config.seed)
+        labels = train.labels.numpy()
+        _, taken = split_by_class(labels, config.train_fraction, config.seed, take_singles=True)
         train = train.select(taken)
     return train, val
 

@@ -1,5 +1,6 @@
 """Labels from folders: one folder of images for each class, in one tree or in train/ and val/."""
 
+import logging
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from fcmae.data.index import ImageIndex
+from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 
+logger = logging.getLogger(__name__)
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
 SHOWN = 5  # classes that an error message lists
@@ -31,8 +34,12 @@ class ClassFolders:
     labels: np.ndarray
 
     @classmethod
-    def read(cls, index: ImageIndex) -> "ClassFolders":
+    def read(cls, index: ImageIndex, known: list[str] | None = None) -> "ClassFolders":
         """Labels from the paths of a list, whose order keeps a class together: one bisection a class.
+
+        Args:
+            index: the list
+            known: all classes, sorted, where some may have no image in the list
 
         Raises:
             UserError: an image lies in no class's folder
@@ -46,7 +53,8 @@ class ClassFolders:
                 raise UserError(f"{index.root / path} lies in no class's folder: give each class a folder")
             classes.append(name)
             ends.append(bisect_right(index, name, lo=ends[-1], key=_class_name))
-        return cls(index, classes, np.repeat(np.arange(len(classes)), np.diff(ends)))
+        known = classes if known is None else known
+        return cls(index, known, np.repeat(np.searchsorted(known, classes), np.diff(ends)))
 
     def select(self, numbers: np.ndarray) -> "ClassFolders":
         """Some of the images, in the order of the list; the classes stay."""
@@ -80,8 +88,8 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
         seed: of that split
 
     Raises:
-        UserError: no such folder, a single class, a class without images on one side, a class whose images
-            are all broken
+        UserError: no such folder, a single class, a class without images in one of two folders, a class whose
+            images are all broken, classes of one image each
     """
     root = Path(root).expanduser()
     train_folder, val_folder = (_subfolder(root, names) for names in (TRAIN_NAMES, VAL_NAMES))
@@ -102,7 +110,7 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
         both.check_readable()
         kept, taken = split_by_class(both.labels, val_fraction, seed)
         train, val = both.select(kept), both.select(taken)
-        _check_val_images(val, val_fraction)
+        _check_val_images(val)
     return train, val
 
 
@@ -116,23 +124,26 @@ def find_val_classes(root: str | Path) -> ClassFolders:
     return ClassFolders.read(ImageIndex.scan(_subfolder(root, VAL_NAMES) or root))
 
 
-def split_by_class(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_by_class(
+    labels: np.ndarray, fraction: float, seed: int, *, take_singles: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Take a share of each class: at least one image of a class, and never all of them.
 
     Args:
         labels: int64 (N,)
         fraction: share to take, between 0 and 1
         seed: the same seed takes the same images
+        take_singles: whether the image of a class that has one only is taken; otherwise it stays
 
     Returns:
         numbers that stay and numbers that are taken, ascending
     """
     generator = np.random.default_rng(seed)
+    by_class = np.argsort(labels, kind="stable")
     taken = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        taken.append(members[:count])
+    for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
+        count = min(max(1, round(fraction * len(members))), len(members) - 1) or int(take_singles)
+        taken.append(generator.permutation(members)[:count])
     chosen = np.sort(np.concatenate(taken))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
@@ -175,12 +186,18 @@ def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
             )
 
 
-def _check_val_images(val: ClassFolders, val_fraction: float) -> None:
-    missing = sorted(set(range(len(val.classes))) - set(val.labels.tolist()))
-    if missing:
-        raise UserError(
-            f"{val.index.root}: {len(missing)} classes would have no validation image at --val-fraction "
-            f"{val_fraction} ({_some([val.classes[i] for i in missing])}): each needs at least 2 images"
+def _check_val_images(val: ClassFolders) -> None:
+    """Say how many classes of a tree have one image only, which is trained on and not measured on."""
+    if not len(val.labels):
+        raise UserError(f"{val.index.root} has one image of each class: measuring needs two of some class")
+    missing = np.setdiff1d(np.arange(len(val.classes)), val.labels)
+    if len(missing) and current_world().is_main:
+        logger.warning(
+            "%s: %d of the %d classes have one image only (%s), which is trained on; they are not measured",
+            val.index.root,
+            len(missing),
+            len(val.classes),
+            _some([val.classes[i] for i in missing]),
         )
 
 

@@ -28,7 +28,8 @@ def extract_features(
         limit: about how many images to take at most, in equal shares of each class
     """
     if limit is not None and limit < len(data.labels):
-        data = data.select(split_by_class(data.labels.numpy(), limit / len(data.labels), seed=0)[1])
+        labels, share = data.labels.numpy(), limit / len(data.labels)
+        data = data.select(split_by_class(labels, share, seed=0, take_singles=True)[1])
     numbers, features = [], []
     for view in reader.read_once(data.source):
         numbers.append(view.kept_numbers())

@@ -68,6 +68,28 @@ def test_the_split_depends_on_the_seed_alone() -> None:
     assert first == again != other
 
 
+def test_a_share_of_a_class_is_at_least_one_image_and_never_all() -> None:
+    labels = np.array([2, 0, 1, 1, 0, 0, 0])  # four of class 0, two of class 1, one of class 2
+    for fraction in (0.01, 0.99):
+        stay, taken = split_by_class(labels, fraction, 0)
+        assert sorted(np.concatenate([stay, taken]).tolist()) == list(range(7))
+        assert set(labels[stay].tolist()) == {0, 1, 2}
+        assert set(labels[taken].tolist()) == {0, 1}
+    assert set(labels[split_by_class(labels, 0.01, 0, take_singles=True)[1]].tolist()) == {0, 1, 2}
+
+
+def test_classes_of_one_image_are_trained_on_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, val = find_classes(make(tmp_path / "d", {"a": 1, "b": 5, "c": 1, "d": 4}), 0.2, 0)
+    assert train.classes == val.classes == ["a", "b", "c", "d"]
+    assert np.bincount(train.labels).tolist() == [1, 4, 1, 3]
+    assert val.labels.tolist() == [1, 3]
+    assert "2 of the 4 classes have one image only (a, c)" in caplog.text
+    assert len(caplog.records) == 1
+    assert ClassFolders.read(val.index, train.classes).labels.tolist() == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
@@ -86,8 +108,8 @@ def test_classes_that_do_not_match_are_refused(
 
 
 def test_a_tree_that_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no validation image.*b"):
-        find_classes(make(tmp_path / "single image", {"a": 5, "b": 1}), 0.2, 0)
+    with pytest.raises(UserError, match="one image of each class"):
+        find_classes(make(tmp_path / "single images", {"a": 1, "b": 1}), 0.2, 0)
     with pytest.raises(UserError, match="none of the 4 images of this class"):
         find_classes(make(tmp_path / "broken", {"a": 5, "b": 4}, broken=("b",)), 0.2, 0)
     with pytest.raises(UserError, match="one class only"):
