@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Literal
 
 import torch
@@ -24,6 +23,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 logger = logging.getLogger(__name__)
 _preferred: Impl = "auto"
 _given_up: str | None = None
+_said: set[str] = set()
 
 
 @contextmanager
@@ -94,7 +94,8 @@ def triton_version() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-@torch.compiler.assume_constant_result
-@cache
+@torch.compiler.assume_constant_result  # a cache around it would be traced through, up to the logger
 def _say_once(reason: str) -> None:
-    logger.warning("slower PyTorch operations stand in for Triton kernels: %s", reason)
+    if reason not in _said:
+        _said.add(reason)
+        logger.warning("slower PyTorch operations stand in for Triton kernels: %s", reason)

@@ -30,7 +30,7 @@ def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, i
         over_batch: normalise all images together, not each by itself
         impl: see `models.kernels.choice`
     """
-    groups = x.reshape(1 if over_batch else len(x), -1, x.shape[-1])
+    groups = x.reshape(1 if over_batch else x.shape[0], -1, x.shape[-1])
     if use_triton(impl, x):
         from models.kernels import grn_triton
 

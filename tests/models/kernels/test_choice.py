@@ -30,9 +30,9 @@ def _ampere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test GPU")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.6.0")
-    choice._say_once.cache_clear()
+    choice._said.clear()
     yield
-    choice._say_once.cache_clear()
+    choice._said.clear()
 
 
 def absent(name: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels.choice import OLDEST_TRITON, triton_version
+from models.kernels.choice import OLDEST_TRITON, kernels, triton_version
 from models.kernels.depthwise import depthwise_map, depthwise_tiles
 from models.layouts import TilesLayout
 
@@ -138,6 +138,12 @@ def test_each_launch_is_one_operation_of_a_compiled_graph(tiles: bool, trace: Tr
         ["depthwise"],
         ["depthwise", "depthwise_weight_gradient"],
     ]
+
+
+def test_a_map_that_the_kernel_does_not_take_breaks_no_graph(trace: Trace) -> None:
+    inputs = [each.requires_grad_() for each in example((1, 11, 11, 2), 7)[:3]]
+    with kernels("triton"):
+        assert trace(lambda *tensors: depthwise_map(*tensors), inputs) == [[], []]
 
 
 def test_a_grid_has_one_dimension_since_the_others_end_at_65535() -> None:

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _trusted() -> Iterator[None]:
-    choice._say_once.cache_clear()
+    choice._said.clear()
     with kernels("triton"):  # what `auto` means on a GPU, here interpreted
         yield
     choice.do_without(None)
@@ -30,7 +30,7 @@ def test_sound_kernels_pass(dtype: torch.dtype) -> None:
 def test_a_kernel_that_raises_is_done_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> Tensor:
+    def fail(*_: object, **__: object) -> Tensor:
         raise RuntimeError("no kernel image is available for execution on the device")
 
     monkeypatch.setattr(trial, "gelu_grn", fail)
