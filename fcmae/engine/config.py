@@ -65,7 +65,8 @@ class LoopConfig:
 
     Args:
         precision: arithmetic of the forward pass; fp16 scales the loss
-        compile: compile the model with torch.compile
+        compile: compile the model with torch.compile; without CUDA graphs, which write each batch's results
+            over those of the batch before
         log_every: optimiser steps between two lines of the log
         save_every: epochs between two checkpoints
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does

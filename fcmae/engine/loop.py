@@ -138,7 +138,8 @@ class Trainer:
         if self.device.type == "cuda":
             try_kernels(self.device, AUTOCAST_DTYPES.get(self.loop.precision, torch.float32))
         if self.loop.compile:
-            self.task.model.compile()  # in place: the names of the state dict stay
+            # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
+            self.task.model.compile(dynamic=False)
         self.scaler = loss_scaler(self.loop.precision, self.device)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
         self.progress = Progress()

@@ -8,7 +8,7 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is really there.
+    """Turn a device's name into a device that is really there; a GPU that is named becomes the current one.
 
     Args:
         name: auto (cuda where there is one, else mps, else cpu), cpu, cuda, cuda:N or mps
@@ -31,6 +31,8 @@ def pick_device(name: str) -> torch.device:
             raise UserError(f"--device {name}: no CUDA device is visible here; use --device cpu")
         if (device.index or 0) >= count:
             raise UserError(f"--device {name}: the CUDA devices here are cuda:0 to cuda:{count - 1}")
+        if device.index is not None:
+            torch.cuda.set_device(device)  # else what names no device, a kernel say, would run on cuda:0
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: no MPS device is available here; use --device cpu")
     return device

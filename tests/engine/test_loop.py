@@ -237,9 +237,9 @@ def test_warmup_beyond_the_run_is_refused(tmp_path: Path) -> None:
         run_toy(tmp_path, ToyTask(), warmup_epochs=4.0)
 
 
-def test_compiling_keeps_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_keeps_the_names_and_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append((self, how)))
     task = ToyTask(signal_after=(1, signal.SIGTERM))
     run_toy(tmp_path, task, compile=True)
-    assert compiled == [task.model]
+    assert compiled == [(task.model, {"dynamic": False})]

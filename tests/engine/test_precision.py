@@ -20,9 +20,14 @@ def test_absent_cuda_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         pick_device(name)
 
 
-def test_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_gpu_becomes_the_current_one_and_one_beyond_the_last_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert pick_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [pick_device("cuda:1"), pick_device("cuda")] == [torch.device("cuda:1"), torch.device("cuda")]
+    assert chosen == [torch.device("cuda:1")]
     with pytest.raises(UserError, match=r"cuda:0 to cuda:1"):
         pick_device("cuda:2")
 
