@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fcmae.data.config import ImagesConfig
+from fcmae.data.config import CROP_PCT, ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 
 # What may differ when a run is resumed: where and how it runs, not what it computes.
@@ -117,7 +117,7 @@ class FinetuneConfig:
     init_classes: str | None = None
     model: str | None = None
     image_size: int | tuple[int, int] | None = None
-    crop_pct: float = 0.875
+    crop_pct: float = CROP_PCT
     epochs: int = 100
     batch_size: int = 64
     layer_decay: float = 1.0

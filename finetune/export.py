@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.engine.errors import UserError
 from models.convnext import ConvNeXt
 from models.formats import to_timm, to_transformers
@@ -27,7 +28,7 @@ Reader = Callable[[Tensor], Tensor]  # what was written, as a function of images
 
 TOLERANCE = 1e-4  # largest difference that is accepted, as a share of the largest output
 DEFAULT_IMAGE_SIZE = (224, 224)
-CROP_SHARE = 0.875  # of the resized image, below 384 pixels: the evaluation rule of the ConvNeXt papers
+BICUBIC = 3  # Pillow's number, which transformers' files hold
 PROTOBUF_LIMIT = 1.8e9  # bytes; an ONNX file holds less than 2 GiB, larger weights go beside it
 TOOLS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -51,7 +52,8 @@ def export(
     """Convert weights for another tool, and check with that tool that the outputs are the same.
 
     Every form takes normalised images (B, C, H, W) with any B, and gives logits (B, K); weights without a
-    head give pooled, normalised features. Class names, mean and deviation of pixels go along where known.
+    head give pooled, normalised features. Class names, statistics of pixels and the crop of evaluation go
+    along where known.
 
     Args:
         weights: whatever `models.weights.load_weights` reads
@@ -148,7 +150,8 @@ def _write_timm(model: ConvNeXt, weights: Weights, size: tuple[int, int], path: 
     settings = {
         "input_size": (model.in_chans, *size),
         "interpolation": "bicubic",
-        "crop_pct": _crop_share(size),
+        "crop_pct": _crop_pct(weights, size),
+        "crop_mode": "center" if min(size) < STRAIGHT_FROM else "squash",
         "first_conv": "stem.0",
         "classifier": "head.fc",
     }
@@ -189,7 +192,8 @@ def _write_transformers(model: ConvNeXt, weights: Weights, size: tuple[int, int]
     if weights.mean and weights.std and size[0] == size[1]:  # the processor knows square images only
         processor = transformers.ConvNextImageProcessor(
             size={"shortest_edge": size[0]},
-            crop_pct=_crop_share(size),
+            crop_pct=_crop_pct(weights, size),
+            resample=BICUBIC,
             image_mean=weights.mean,
             image_std=weights.std,
         )
@@ -214,13 +218,16 @@ def _describe(weights: Weights, size: tuple[int, int]) -> dict[str, str]:
         "image_size": size,
         "mean": weights.mean,
         "std": weights.std,
+        "crop_pct": _crop_pct(weights, size),
+        "value_range": weights.value_range,
         "class_names": weights.class_names,
     }
     return {name: json.dumps(value) for name, value in known.items() if value is not None}
 
 
-def _crop_share(size: tuple[int, int]) -> float:
-    return CROP_SHARE if min(size) < 384 else 1.0
+def _crop_pct(weights: Weights, size: tuple[int, int]) -> float:
+    """The share of the short side that evaluation crops; all of it where images are resized straight."""
+    return weights.crop_pct or CROP_PCT if min(size) < STRAIGHT_FROM else 1.0
 
 
 def _check_tools(format: ExportFormat) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
 from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
@@ -192,7 +193,7 @@ def open_network(
         num_classes=num_classes,
         classes=header.get("class_names"),
         image_size=size,
-        crop_pct=header.get("crop_pct", 0.875),
+        crop_pct=header.get("crop_pct", CROP_PCT),
         mean=mean,
         std=std,
         value_range=header.get("value_range"),

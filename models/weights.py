@@ -38,6 +38,7 @@ class Weights:
         class_names: of the head's rows, where the file says
         image_size: (height, width) in training, where the file says
         mean, std: of pixels in 0..1, by channel, where the file says
+        crop_pct: share of the short side that evaluation crops, where the file says
         value_range: values of 16-bit and float images that become 0 and 1, where the file says
     """
 
@@ -49,6 +50,7 @@ class Weights:
     image_size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
     value_range: tuple[float, float] | None = None
 
     @property
@@ -219,6 +221,7 @@ def _describe(state: State, metadata: Mapping[str, Any]) -> Weights:
         image_size=_as_tuple(metadata.get("image_size")),
         mean=_as_tuple(metadata.get("mean")),
         std=_as_tuple(metadata.get("std")),
+        crop_pct=metadata.get("crop_pct"),
         value_range=_as_tuple(metadata.get("value_range")),
     )
 

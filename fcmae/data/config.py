@@ -6,6 +6,8 @@ from fcmae.engine.errors import UserError
 
 DIGITS = "digits"  # the name of the built-in data
 NUM_DIGITS = 1797
+CROP_PCT = 0.875  # share of the short side that evaluation crops, where nothing else is said
+STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
 
 
 @dataclass

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 import finetune.export
+from fcmae.data.transforms import resize_center_crop
 from fcmae.engine.errors import UserError
 from finetune.export import ExportFormat, export
 from models import create_model
@@ -107,6 +109,34 @@ def test_transformers_loads_the_folder(name: str, stride: int, randomize: Random
     ]
     white = ((1 - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.1, 0.2, 0.3])).view(1, 3, 1, 1)
     torch.testing.assert_close(pixels, white.expand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("side", "crop_pct", "tolerance"), [(32, 1.0, 1), (32, 0.5, 1), (384, 0.5, 1)])
+def test_exports_prepare_images_as_evaluation_does(
+    side: int, crop_pct: float, tolerance: int, randomize: Randomize, tmp_path: Path
+) -> None:
+    """Pixels of a ramp, in steps of 256, by our transform and by theirs."""
+    mean, std, size = (0.0,) * 3, (1.0,) * 3, (side, side)
+    known = {"image_size": size, "crop_pct": crop_pct, "mean": mean, "std": std, "value_range": (0, 4095)}
+    weights = save_weights(trained(randomize), tmp_path / "w.safetensors", **known)
+    for format in ("timm", "transformers", "torch"):
+        export(weights, format, tmp_path / OUT[format].replace("net", format))
+    down, across = torch.arange(90)[:, None], torch.arange(120)
+    ramp = torch.stack([2 * down + 0 * across, 0 * down + 2 * across, down + across]).to(torch.uint8)
+    expected = resize_center_crop(size, crop_pct)(ramp).float()
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    by_timm = transform(Image.fromarray(ramp.permute(1, 2, 0).numpy()))
+    torch.testing.assert_close(255 * by_timm, expected, rtol=0, atol=tolerance)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "transformers")
+    by_transformers = processor(ramp, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(255 * by_transformers, expected, rtol=0, atol=tolerance)
+    assert json.loads((tmp_path / "transformers" / "preprocessor_config.json").read_text())["resample"] == 3
+    extra = {"metadata.json": ""}
+    torch.export.load(tmp_path / "torch.pt2", extra_files=extra)
+    said = {name: json.loads(value) for name, value in json.loads(extra["metadata.json"]).items()}
+    assert said["crop_pct"] == (crop_pct if side < 384 else 1.0)
+    assert said["value_range"] == [0, 4095]
 
 
 def test_transformers_features_of_a_bare_encoder(randomize: Randomize, tmp_path: Path) -> None:
