@@ -23,7 +23,8 @@ class Job:
     How the job ended is noted in files `<job id>.<event>`, because the exit status of several processes, of
     which one may have been killed, says little: `started` has a line for each start, `stopped` is there when
     a signal stopped the run in time, `final` when starting again is of no use (the user has to mend
-    something, or has ended the job), and `failed` has a line for each failure.
+    something, or has ended the job), `failed` has a line for each failure, and `done` is there when the
+    command ended well.
 
     Args:
         words: the command line after `fcmae`
@@ -62,6 +63,8 @@ class Job:
             self._leave()
         if status in FINAL:
             self._note("final")
+        if status == 0 and world.rank == 0:
+            self._note("done")
         if status:
             sys.exit(status)
 

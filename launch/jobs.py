@@ -66,8 +66,10 @@ def row(run: Path, record: dict[str, Any], state: State) -> list[str]:
     epochs = config.get("epochs")
     finished = sum("epoch_loss" in each for each in records)
     name = state.name
-    if not state.active and epochs is not None:
-        name = "COMPLETED" if finished == epochs else f"{name}, unfinished"
+    if not state.active and (finished == epochs or notes(record, "done")):  # with patience, before all epochs
+        name = "COMPLETED"
+    elif not state.active and epochs is not None and name != "COMPLETED":
+        name = f"{name}, unfinished"
     started = notes(record, "started")
     values = [name, "", "", "", "", str(max(len(started) - 1, 0))]
     if steps:

@@ -15,9 +15,10 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 from launch import own_code
 from launch.cli import main
+from launch.jobs import row
 from launch.options import minutes, read_submission
 from launch.pipeline import plan, split
-from launch.records import cluster_state, notes, read_record
+from launch.records import State, cluster_state, notes, read_record
 from launch.sweep import combinations
 
 TINY = {
@@ -193,6 +194,27 @@ def test_job_on_this_machine_runs_the_code_and_settings_of_its_submission(
     capsys.readouterr()
     assert main(["jobs", "run"]) == 0
     assert "COMPLETED" in capsys.readouterr().out
+    assert len(note(folder / "run", "done")) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "events", "shown"),
+    [
+        (State("ENDED", False), (), "ENDED, unfinished"),
+        (State("ENDED", False), ("done",), "COMPLETED"),
+        (State("COMPLETED", False), (), "COMPLETED"),
+        (State("TIMEOUT", False), ("failed",), "TIMEOUT, unfinished"),
+        (State("RUNNING", True), (), "RUNNING"),
+    ],
+)
+def test_run_that_patience_ended_is_complete(
+    folder: Path, state: State, events: tuple[str, ...], shown: str
+) -> None:
+    (folder / "config.yaml").write_text("epochs: 20")
+    (folder / "log.jsonl").write_text('{"epoch": 1, "epoch_loss": 0.5}\n')
+    for event in events:
+        (folder / f"7.{event}").write_text("\n")
+    assert row(folder, {"job": "7", "notes": str(folder)}, state)[0] == shown
 
 
 @pytest.mark.slow
