@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.config import PretrainConfig
+from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
 from fcmae.data.features import extract_features
 from fcmae.data.labelled import open_splits
@@ -44,7 +45,7 @@ class Probe:
         assert config.probe_data is not None
         workers = choose_workers(device) if config.images.workers is None else config.images.workers
         share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
-        self.reader = Reader(image_size, 0.875, mean, std, share, workers, device)
+        self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
         self.splits = open_splits(
             config.probe_data,
             len(mean),
