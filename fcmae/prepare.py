@@ -10,7 +10,7 @@ from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import is_folder
 from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.geometry import count_visible, patch_grid
 from models.sizes import find_size
@@ -28,7 +28,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
         UserError: anything that would make the run fail later; the message names the value and the remedy
     """
     check_geometry(config)
-    check_ranges(config)
+    check_ranges(config.seed, config.network.drop_path_rate)
+    check_parts(config)
     check_device(config.device)
     if config.probe_data is not None and is_folder(config.probe_data):
         find_classes(config.probe_data, VAL_FRACTION, seed=0)
@@ -99,8 +100,8 @@ def check_geometry(config: PretrainConfig) -> None:
     config.images.check()
 
 
-def check_ranges(config: PretrainConfig) -> None:
-    """Refuse numbers outside their range, and a layout whose engine is not installed.
+def check_parts(config: PretrainConfig) -> None:
+    """Refuse a decoder or a batch that cannot be cut as asked, and a layout whose engine is not installed.
 
     Raises:
         UserError: see above
@@ -112,11 +113,6 @@ def check_ranges(config: PretrainConfig) -> None:
             f"batch_size {config.batch_size} cannot be cut into optim.accumulate = {config.optim.accumulate} "
             "equal parts: choose a multiple"
         )
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed is {config.seed}: it must be at least 0, and below 2^63")
-    if not 0 <= config.network.drop_path_rate < 1:
-        rate = config.network.drop_path_rate
-        raise UserError(f"network.drop_path_rate is {rate:g}: it must be at least 0, and below 1")
     if config.layout == "minkowski" and find_spec("MinkowskiEngine") is None:
         raise UserError(
             "--layout minkowski needs MinkowskiEngine 0.5.4: the README says how to build it; or use tiles"

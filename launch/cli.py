@@ -4,16 +4,17 @@ import errno
 import logging
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 from fcmae.engine.errors import UserError
-from launch import commands, second_stage
+from launch import first_stage, second_stage
 from launch.jobs import jobs_command
 from launch.own_code import find_foreign
 from launch.submit import submit_command
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "pretrain": (commands.pretrain, "train an encoder on images without labels"),
-    "reconstruct": (commands.reconstruct, "draw what a run makes of hidden patches"),
+    "pretrain": (first_stage.pretrain, "train an encoder on images without labels"),
+    "reconstruct": (first_stage.reconstruct, "draw what a run makes of hidden patches"),
     "finetune": (second_stage.finetune, "train on labels, from an encoder or from scratch"),
     "evaluate": (second_stage.evaluate, "measure a classifier on labelled images"),
     "probe": (second_stage.probe, "measure an encoder without training it"),
@@ -22,7 +23,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "export": (second_stage.export, "convert weights to onnx, timm, transformers or torch"),
     "submit": (submit_command, "queue a stage, a sweep or a pipeline on a cluster, or on this machine"),
     "jobs": (jobs_command, "show or cancel what was submitted"),
-    "info": (commands.info, "list the sizes: parameters, multiply-adds, activations"),
+    "info": (first_stage.info, "list the sizes: parameters, multiply-adds, activations"),
 }
 
 
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(usage())
+        return 0
+    if words[0] == "--version":
+        print(version("fcmae"))
         return 0
     name, rest = words[0], words[1:]
     try:
@@ -62,6 +66,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "fcmae COMMAND --help lists a command's options. fcmae pretrain alone trains on built-in digits.",
+            "fcmae COMMAND --help lists a command's options, fcmae --version says which version this is.",
+            "fcmae pretrain alone trains on built-in digits.",
         ]
     )

@@ -5,8 +5,10 @@ from rich.table import Table
 
 from fcmae.engine.errors import UserError
 from fcmae.geometry import count_visible, patch_grid
-from models.complexity import measure_complexity
+from models.complexity import Complexity, measure_complexity
 from models.sizes import SIZES
+
+HEADINGS = ("depths", "dims", "parameters M", "MACs G", "activations M", "tiles MACs G", "tiles act. M")
 
 
 def print_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> None:
@@ -20,33 +22,20 @@ def print_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> None:
         visible = count_visible(rows * cols, mask_ratio)
     except ValueError as error:
         raise UserError(str(error)) from error
-    table = Table(
-        title=f"One image of {image_size} x {image_size}; tiles: {visible} of {rows * cols} patches visible",
-        title_justify="left",
-    )
+    title = f"One image of {image_size} x {image_size}; tiles: {visible} of {rows * cols} patches visible"
+    table = Table(title=title, title_justify="left")
     table.add_column("model", no_wrap=True)
-    for heading in (
-        "depths",
-        "dims",
-        "parameters M",
-        "MACs G",
-        "activations M",
-        "tiles MACs G",
-        "tiles act. M",
-    ):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for name, size in SIZES.items():
         dense = measure_complexity(name, (image_size, image_size), stem_stride=stem_stride)
         tiles = measure_complexity(name, (image_size, image_size), visible, stem_stride=stem_stride)
-        table.add_row(
-            name,
-            " ".join(map(str, size.depths)),
-            " ".join(map(str, size.dims)),
-            f"{dense.parameters / 1e6:.1f}",
-            *(
-                text
-                for cost in (dense, tiles)
-                for text in (f"{cost.macs / 1e9:.2f}", f"{cost.activations / 1e6:.1f}")
-            ),
-        )
+        shape = [" ".join(map(str, numbers)) for numbers in (size.depths, size.dims)]
+        parameters = f"{dense.parameters / 1e6:.1f}"
+        table.add_row(name, *shape, parameters, *costs(dense), *costs(tiles))
     Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def costs(of: Complexity) -> tuple[str, str]:
+    """Multiply-adds in billions and activations in millions, as text."""
+    return f"{of.macs / 1e9:.2f}", f"{of.activations / 1e6:.1f}"

@@ -9,7 +9,7 @@ from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
 from finetune.inputs import check_features_file, check_images, check_labelled, check_out, check_weights
-from launch.commands import stopped
+from launch.first_stage import stopped
 
 FORMATS = ("onnx", "timm", "transformers", "torch")
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
@@ -31,8 +31,30 @@ def read_finetuning(argv: list[str]) -> FinetuneConfig:
         "Train on labels, from --init or from scratch. Without --data: built-in digits. Without --config: "
         "the recipe 'digits' or, for other data, 'small_folder'. The same command again resumes the run.",
     )
+    return to_settings(FinetuneConfig, parser.read(with_default_recipe(argv)))
+
+
+def with_default_recipe(argv: list[str]) -> list[str]:
+    """The command line with its recipe first, and without what a default recipe says for other cases.
+
+    Without --config, --model and --init say which network, whatever the recipe's is. Without --init, all
+    layers learn at the full rate: there is nothing that lower ones are to keep.
+
+    Raises:
+        UserError: see `with_recipe`
+    """
     default = "small_folder" if names_option(argv, "--data") else "digits"
-    return to_settings(FinetuneConfig, parser.read(with_recipe(argv, "finetune", default)))
+    words = with_recipe(argv, "finetune", default)
+    if names_option(argv, "--config"):
+        return words
+    left_out: list[str] = []
+    if names_option(argv, "--model") or names_option(argv, "--init"):
+        left_out += [
+            f"--{name}=null" for name in ("model", "network.stem_stride", "network.depths", "network.dims")
+        ]
+    if not names_option(argv, "--init"):
+        left_out.append("--layer_decay=1.0")
+    return [*words[:2], *left_out, *words[2:]]  # before what is given, which wins
 
 
 def run_finetuning(config: FinetuneConfig) -> int:

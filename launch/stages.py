@@ -8,7 +8,7 @@ from typing import Any
 
 from fcmae.engine.errors import UserError
 from launch.batch import batch_script, check_cluster, check_folder, script_options, submit
-from launch.commands import read_pretraining
+from launch.first_stage import read_pretraining
 from launch.job import Job
 from launch.options import Submission
 from launch.own_code import HOME, snapshot

@@ -23,6 +23,18 @@ def check_counts(counts: dict[str, int]) -> None:
             raise UserError(f"{name} is {value}: it must be at least 1")
 
 
+def check_ranges(seed: int, drop_path_rate: float) -> None:
+    """Refuse a seed that torch would not take, and a share of dropped paths that leaves none.
+
+    Raises:
+        UserError: see above
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: it must be at least 0, and below 2^63")
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"network.drop_path_rate is {drop_path_rate:g}: it must be at least 0, and below 1")
+
+
 def check_device(name: str) -> None:
     """Refuse CUDA where this machine has no driver for it; what torch makes of it is checked later.
 

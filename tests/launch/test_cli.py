@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one line that names value and remedy, before anything slow."""
 
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -173,7 +174,9 @@ def test_a_run_killed_before_it_kept_its_list_of_images_keeps_it_then(run: Path)
         (["reconstruct", "run", "--images", "images", "--out", "no/p.png"], "the folder no does not exist"),
         (["reconstruct", "run", "--images", "images"], "run holds no checkpoint yet"),
         (["reconstruct", "run"], "required: images"),
-        (["pretrain", "--config", "convnextv2_ato"], "no built-in recipe of that name (convnextv2_atto, "),
+        (["pretrain", "--config", "convnextv2_ato"], "no built-in recipe of that name (cifar10, "),
+        (["reconstruct", "run", "--images", "images", "--count", "0"], "--count is 0: it must be at least 1"),
+        (["info", "--stem-stride", "0"], "invalid choice: 0 (choose from 4, 2, 1)"),
         (["info", "--image-size", "100"], "100 x 100 is not a multiple of the patch size 32"),
     ],
 )
@@ -237,6 +240,11 @@ def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     for name in ("pretrain", "reconstruct", "info"):
         assert f"fcmae {name}" in text
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == importlib.metadata.version("fcmae")
 
 
 def test_info_lists_every_model_and_its_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""One function for each command: reads its options, imports what it needs, and says what came of it."""
+"""The commands that pre-train and look: pretrain, reconstruct, info."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fcmae.config import PretrainConfig
 from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
+from fcmae.engine.preflight import check_counts
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 
@@ -71,6 +72,7 @@ def reconstruct(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     options = parser.read(argv)
+    check_counts({"--count": options.count})
     if not (options.run / "config.yaml").is_file():
         raise UserError(f"{options.run} is not the folder of a run (no config.yaml)")
     if not options.images.is_dir():
@@ -94,7 +96,7 @@ def info(argv: list[str]) -> int:
     parser = Parser("fcmae info", "List the sizes and what each costs for one image.")
     parser.add_argument("--image_size", type=int, default=224, help="side in pixels")
     parser.add_argument("--mask_ratio", type=float, default=0.6, help="share of hidden patches")
-    parser.add_argument("--stem_stride", type=int, default=4, help="4, 2 or 1")
+    parser.add_argument("--stem_stride", type=int, default=4, choices=[4, 2, 1], help="pixels")
     options = parser.read(argv)
     from launch.info import print_sizes
 
