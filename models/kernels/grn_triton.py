@@ -120,8 +120,28 @@ def _programs(x: Tensor, rows: int) -> tuple[int]:
 
 
 @triton.jit
-def _gelu(x):
-    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+def _normal(x, EXACT: tl.constexpr):
+    """The share of the normal distribution below x, and its density there.
+
+    In half precision the share is Abramowitz and Stegun's 7.1.26, off by 3e-7 at most, in fewer instructions
+    than the error function: it takes its exponential from the density.
+    """
+    bell = tl.exp2(x * x * -0.7213475204444817)
+    if EXACT:
+        below = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+    else:
+        t = 1 / tl.fma(tl.abs(x), 0.23164189, 1.0)
+        series = tl.fma(t, 0.5307027145, -0.726576013)
+        series = tl.fma(tl.fma(tl.fma(series, t, 0.7107068705), t, -0.142248368), t, 0.127414796)
+        beyond = t * series * bell  # the share above |x|
+        below = tl.where(x > 0, 1 - beyond, beyond)
+    return below, 0.3989422804014327 * bell
+
+
+@triton.jit
+def _gelu(x, EXACT: tl.constexpr):
+    below, _ = _normal(x, EXACT)
+    return x * below
 
 
 @triton.jit
@@ -154,11 +174,12 @@ def _square_sums(
     x, sums, positions,
     C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    EXACT: tl.constexpr = x.dtype.element_ty == tl.float32
     group, part, parts, channel = _place(positions, SUMMED_ROWS, C, CHANNELS)
     first = part * SUMMED_ROWS
     total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
-        value = _gelu(_load(x, group, start + tl.arange(0, ROWS), channel, positions, C))
+        value = _gelu(_load(x, group, start + tl.arange(0, ROWS), channel, positions, C), EXACT)
         total += value * value
     tl.store(sums + (group * parts + part) * C + channel, tl.sum(total, 0), channel < C)
 
@@ -167,11 +188,12 @@ def _square_sums(
 def _scale_gelu(
     x, scale, shift, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
+    EXACT: tl.constexpr = x.dtype.element_ty == tl.float32
     group, part, _, channel = _place(positions, ROWS, C, CHANNELS)
     row = part * ROWS + tl.arange(0, ROWS)
     factor = tl.load(scale + group * C + channel, channel < C, 0.0).to(tl.float32)
     term = tl.load(shift + channel, channel < C, 0.0).to(tl.float32)
-    value = _gelu(_load(x, group, row, channel, positions, C)) * factor[None, :] + term[None, :]
+    value = _gelu(_load(x, group, row, channel, positions, C), EXACT) * factor[None, :] + term[None, :]
     _store(out, value, group, row, channel, positions, C)
 
 
@@ -180,6 +202,7 @@ def _gradient_sums(
     x, grad, scale_sums, shift_sums, positions,
     C: tl.constexpr, SUMMED_ROWS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    EXACT: tl.constexpr = x.dtype.element_ty == tl.float32
     group, part, parts, channel = _place(positions, SUMMED_ROWS, C, CHANNELS)
     first = part * SUMMED_ROWS
     products = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
@@ -187,7 +210,7 @@ def _gradient_sums(
     for start in range(first, tl.minimum(first + SUMMED_ROWS, positions), ROWS):
         row = start + tl.arange(0, ROWS)
         slope = _load(grad, group, row, channel, positions, C)
-        products += slope * _gelu(_load(x, group, row, channel, positions, C))
+        products += slope * _gelu(_load(x, group, row, channel, positions, C), EXACT)
         total += slope
     at = (group * parts + part) * C + channel
     tl.store(scale_sums + at, tl.sum(products, 0), channel < C)
@@ -198,12 +221,12 @@ def _gradient_sums(
 def _gradient(
     x, grad, scale, slope, out, positions, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
+    EXACT: tl.constexpr = x.dtype.element_ty == tl.float32
     group, part, _, channel = _place(positions, ROWS, C, CHANNELS)
     row = part * ROWS + tl.arange(0, ROWS)
     factor = tl.load(scale + group * C + channel, channel < C, 0.0)
     tilt = tl.load(slope + group * C + channel, channel < C, 0.0)
     value = _load(x, group, row, channel, positions, C)
-    below = 0.5 * (1 + tl.erf(value * 0.7071067811865476))  # share of the normal distribution below value
-    density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
+    below, density = _normal(value, EXACT)
     outer = _load(grad, group, row, channel, positions, C) * factor[None, :] + value * below * tilt[None, :]
     _store(out, outer * (below + value * density), group, row, channel, positions, C)

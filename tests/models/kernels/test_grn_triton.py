@@ -66,6 +66,16 @@ def test_squares_that_overflow_half_precision_are_summed() -> None:
     torch.testing.assert_close(out.double(), expected, rtol=2e-3, atol=1e-2)
 
 
+def test_half_precision_s_gelu_is_off_by_less_than_half_precision_can_tell() -> None:
+    """Of one position, the sum of squares tells the value itself, and in float32."""
+    from models.kernels import grn_triton
+
+    x = torch.linspace(-8, 8, 4096, device=DEVICE).half()
+    sums = grn_triton.square_sums(x[None, None])
+    error = (sums.double().sqrt() - torch.nn.functional.gelu(x.double()).abs()).abs()
+    assert (error <= 3e-7 * x.double().abs().clamp_min(1)).all()
+
+
 def test_a_silent_channel_has_finite_gradients() -> None:
     tensors = example((2, 6, 5))
     tensors[0][:, :, 2] = 0
