@@ -4,7 +4,9 @@ Shapes: B batch, D features of an image.
 """
 
 import json
+import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ from finetune.resolve import pair, read_header, weights_file
 from models.convnext import ConvNeXt, create_model
 from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "fcmae.classifier.1"
+REFUSALS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)  # what timm's networks raise
 
 
 def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
@@ -41,8 +46,14 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
     """
     model, network = config.model or "", config.network
     if model.startswith(TIMM):
-        options = {"in_chans": network.in_chans, "drop_path_rate": network.drop_path_rate}
-        return create_timm(model, len(classes), checkpointing=network.checkpointing, **options)
+        return create_timm(
+            model,
+            len(classes),
+            pair(config.image_size or 224),
+            in_chans=network.in_chans or 3,
+            drop_path_rate=network.drop_path_rate,
+            checkpointing=network.checkpointing,
+        )
     try:
         built = create_model(
             model,
@@ -89,21 +100,46 @@ def freeze_stages(model: ConvNeXt, stages: int) -> None:
         stage.requires_grad_(False)
 
 
-def create_timm(name: str, num_classes: int, checkpointing: bool = False, **options: Any) -> nn.Module:
-    """A network of timm's, from scratch; options that it does not take are left out.
+def create_timm(
+    name: str,
+    num_classes: int,
+    image_size: tuple[int, int],
+    *,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    checkpointing: bool = False,
+) -> nn.Module:
+    """A network of timm's, from scratch, that has seen one black image; one without drop path goes without.
 
     Raises:
-        UserError: timm does not know the name, or cannot checkpoint that network's activations
+        UserError: timm does not know the name, cannot checkpoint that network's activations, or the network
+            does not take images of this size
     """
     import timm
 
+    create = partial(timm.create_model, name.removeprefix(TIMM), num_classes=num_classes, in_chans=in_chans)
     try:
-        model: nn.Module = timm.create_model(name.removeprefix(TIMM), num_classes=num_classes, **options)
+        try:
+            model: nn.Module = create(**({"drop_path_rate": drop_path_rate} if drop_path_rate > 0 else {}))
+        except TypeError as error:
+            if "drop_path_rate" not in str(error):
+                raise
+            logger.warning("model %s has no drop path, and is trained without", name)
+            model = create()
         if checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
-        return model
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise UserError(f"model {name}: timm refuses ({' '.join(str(error).split())})") from error
+    height, width = image_size
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, in_chans, height, width))
+    except REFUSALS as error:
+        raise UserError(
+            f"model {name} does not take images of {height} x {width} ({' '.join(str(error).split())}): "
+            "choose another --image-size"
+        ) from error
+    return model.train()
 
 
 def describe_foreign(path: Path) -> dict[str, Any]:
@@ -166,8 +202,9 @@ def open_network(
     header = read_header(weights_file(path))
     options = header.get("options", {})
     name = header.get("model", "")
+    size = pair(image_size or tuple(header.get("image_size", (224, 224))))
     if name.startswith(TIMM):
-        model = create_timm(name, len(header["class_names"]), **options)
+        model = create_timm(name, len(header["class_names"]), size, **options)
         model.load_state_dict(load_file(weights_file(path)))
         if not head:
             model.reset_classifier(0)  # type: ignore[operator]
@@ -180,7 +217,6 @@ def open_network(
         raise UserError(
             f"{path} holds an encoder without a head: fine-tune it first (fcmae finetune --init {path})"
         )
-    size = pair(image_size or tuple(header.get("image_size", (224, 224))))
     stride = getattr(model, "stride", 1)
     if size[0] % stride or size[1] % stride:
         raise UserError(f"--image-size {size[0]}: choose a multiple of {stride}, the network's stride")

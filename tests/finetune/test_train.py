@@ -22,8 +22,8 @@ from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
-from finetune.config import AugmentConfig, NetworkConfig
-from finetune.network import build_network, open_network, save_network
+from finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
+from finetune.network import build_network, create_timm, open_network, save_network
 from finetune.prepare import prepare
 from finetune.resolve import resolve
 from finetune.train import FinetuneTask
@@ -294,6 +294,19 @@ def test_a_model_of_timm_trains_and_can_be_used(tmp_path: Path) -> None:
     assert opened.model(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     features = open_network(tmp_path / "run", CPU, head=False)
     assert features.model(torch.zeros(2, 1, 32, 32)).shape == (2, 512)
+
+
+def test_a_model_of_timm_without_drop_path_does_without(caplog: pytest.LogCaptureFixture) -> None:
+    create_timm("timm:densenet121", 2, (32, 32), drop_path_rate=0.0)
+    assert not caplog.messages
+    create_timm("timm:densenet121", 2, (32, 32), drop_path_rate=0.1)
+    assert caplog.messages == ["model timm:densenet121 has no drop path, and is trained without"]
+
+
+def test_a_model_of_timm_for_one_size_is_refused_another() -> None:
+    config = resolve(FinetuneConfig(model="timm:vit_tiny_patch16_224", image_size=96))
+    with pytest.raises(UserError, match=r"timm:vit_tiny_patch16_224 does not take images of 96 x 96 \(.*224"):
+        build_network(config, ["a", "b"])
 
 
 def test_a_loss_that_overflows_in_fp16_names_the_remedy(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from finetune.resolve import resolve
 from launch.cli import main
+from launch.second_stage import read_finetuning
 from models import create_model
 
 TINY = ["--image-size=32", "--batch-size=4", "--images.workers=0", "--device=cpu"]
@@ -48,6 +50,22 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert error.startswith("fcmae: error: ")
     assert error.count("\n") == 1
     return error
+
+
+def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
+    def read(*words: str) -> tuple[object, ...]:
+        config = resolve(read_finetuning(list(words)))
+        network = config.network
+        return config.model, network.stem_stride, network.depths, network.dims, config.layer_decay
+
+    theirs = (4, [1, 1, 1, 1], [4, 4, 4, 4])
+    assert read() == ("convnextv2_atto", 1, (1, 1, 2, 1), (24, 48, 96, 192), 1.0)
+    assert read("--model=timm:resnet18") == ("timm:resnet18", 4, None, None, 1.0)
+    assert read("--model", "convnextv2_nano") == ("convnextv2_nano", 4, None, None, 1.0)
+    assert read("--init=weights.safetensors") == ("convnextv2_atto", *theirs, 0.9)
+    assert read("--init=weights.safetensors", "--data=data") == ("convnextv2_atto", *theirs, 0.75)
+    assert read("--data=data", "--layer-decay=0.5") == ("convnextv2_atto", 4, None, None, 0.5)
+    assert read("--config=digits", "--model=convnextv2_nano")[1:] == (1, (1, 1, 2, 1), (24, 48, 96, 192), 0.9)
 
 
 def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
