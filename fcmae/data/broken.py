@@ -5,6 +5,8 @@ from pathlib import Path
 from fcmae.data.dataset import ImageSource
 from fcmae.engine.distributed import current_world, gather_lists
 
+UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are not UTF-8
+
 
 class BrokenList:
     """Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
@@ -17,7 +19,7 @@ class BrokenList:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text("utf-8", UNDECODED).splitlines() if path.exists() else []
         self.names = {line.partition("\t")[0] for line in lines}
         self._unsent: list[tuple[str, str]] = []
 
@@ -39,5 +41,5 @@ class BrokenList:
         self.names.update(new)
         self._unsent += new.items()
         if new and current_world().is_main:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors=UNDECODED) as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())

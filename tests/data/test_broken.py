@@ -6,10 +6,12 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fcmae.data.broken import BrokenList
-from fcmae.data.dataset import ArraySource
+from fcmae.data.dataset import ArraySource, FolderSource
+from fcmae.data.index import ImageIndex
 from fcmae.engine.distributed import joined
 
 SOURCE = ArraySource(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), "image")
@@ -26,6 +28,14 @@ def test_each_image_is_listed_once_and_again_by_nobody(tmp_path: Path) -> None:
     broken.gather()
     assert path.read_text().splitlines() == [f"{SOURCE.name(3)}\tcut short", f"{SOURCE.name(5)}\tempty"]
     assert len(broken) == 2
+
+
+def test_names_that_are_not_utf8_are_listed_once_byte_for_byte(tmp_path: Path) -> None:
+    name = b"caf\xe9.jpg"  # Latin-1
+    index = ImageIndex(tmp_path, np.frombuffer(name, np.uint8), np.array([0, len(name)]))
+    for _ in range(2):
+        BrokenList(tmp_path / "broken.txt").add(FolderSource(index, 3), [(0, "cut short")])
+    assert (tmp_path / "broken.txt").read_bytes() == name + b"\tcut short\n"
 
 
 def meet_broken_images(rank: int, port: int, path: Path) -> None:
