@@ -45,8 +45,8 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     return train, val
 
 
-def rarity(labels: np.ndarray) -> np.ndarray:
-    """Weight of each class, inverse to its share of the images: 1 for all where they are equally many."""
-    counts = np.bincount(labels)
-    weights: np.ndarray = len(labels) / (len(counts) * np.maximum(counts, 1))
+def rarity(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weight of each class, inverse to its share of the images: 1 in their mean, 0 where there are none."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights: np.ndarray = (counts > 0) * len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return weights

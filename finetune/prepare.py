@@ -8,8 +8,9 @@ from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import TIMM, is_folder
+from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, free_folder
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from finetune.config import VOLATILE, AugmentConfig, FinetuneConfig
 from finetune.resolve import pair, resolve
@@ -65,6 +66,7 @@ def check(config: FinetuneConfig) -> None:
         UserError: see above
     """
     check_device(config.device)
+    check_ranges(config.seed, config.network.drop_path_rate)
     check_network(config)
     check_augment(config.augment, config.network.in_chans)
     check_counts(
@@ -73,6 +75,8 @@ def check(config: FinetuneConfig) -> None:
             "network.in_chans": config.network.in_chans or 3,
             "patience": 1 if config.patience is None else config.patience,
             "augment.erase_count": config.augment.erase_count,
+            "each of network.depths": min(config.network.depths or (1,)),
+            "each of network.dims": min(config.network.dims or (1,)),
         }
     )
     shares = {
@@ -105,18 +109,26 @@ def check(config: FinetuneConfig) -> None:
 
 
 def check_augment(augment: AugmentConfig, channels: int | None) -> None:
-    """Refuse augmentation that timm does not have, or not for images of so many channels.
+    """Refuse augmentation that cannot be, or that timm does not have, or not for images of so many channels.
 
     Raises:
         UserError: see above
     """
+    for name in ("erase", "mix_prob", "mix_switch", "label_smoothing"):
+        if not 0 <= getattr(augment, name) <= 1:
+            raise UserError(f"augment.{name} is {getattr(augment, name):g}: it is a share, from 0 to 1")
+    for name in ("color_jitter", "mixup", "cutmix"):
+        if getattr(augment, name) < 0:
+            raise UserError(f"augment.{name} is {getattr(augment, name):g}: 0 turns it off")
     auto_augment = augment.auto_augment
     if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
         raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
-    if auto_augment is not None and channels not in (1, 3):
-        raise UserError(
-            f"augment.auto_augment is for images of 1 or 3 channels, not {channels}: set it to null"
-        )
+    for name, off in (("auto_augment", None), ("color_jitter", 0.0)):
+        if getattr(augment, name) != off and channels not in (1, 3):
+            raise UserError(
+                f"augment.{name} is for images of 1 or 3 channels, not {channels}: set it to "
+                f"{'null' if off is None else '0'}"
+            )
 
 
 def check_network(config: FinetuneConfig) -> None:
@@ -160,10 +172,12 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
             f"batch size {config.batch_size} does not fit the {num_images} training images of {config.data}: "
             f"choose --batch-size 1 to {num_images}"
         )
-    if config.augment.mixes and (config.batch_size // config.optim.accumulate) % 2:
+    processes, parts = current_world().size, config.optim.accumulate
+    pairs = 2 * processes * parts
+    if config.augment.mixes and config.batch_size % pairs:
         raise UserError(
-            f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / optim.accumulate "
-            f"{config.optim.accumulate} must be even"
+            f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / ({processes} "
+            f"processes x {parts} accumulated parts) must be even: choose a multiple of {pairs}"
         )
 
 

@@ -92,7 +92,7 @@ class FinetuneTask(Task):
         self.steps_per_epoch = len(self.dataset) // config.batch_size
         self.erase = random_erasing(config.augment, device)
         self.mix = mixing(config.augment, len(self.classes))
-        self.rarity = torch.from_numpy(rarity(self.train_data.labels.numpy())).float()
+        self.rarity = torch.from_numpy(rarity(self.train_data.labels.numpy(), len(self.classes))).float()
         self.class_weights = self.rarity.to(device) if config.balance == "loss" else None
         self.broken = BrokenList(run.path / "broken_images.txt")
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")

@@ -23,8 +23,9 @@ from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
 from finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
+from finetune.data import rarity
 from finetune.network import build_network, create_timm, open_network, save_network
-from finetune.prepare import prepare
+from finetune.prepare import check_batch, prepare
 from finetune.resolve import resolve
 from finetune.train import FinetuneTask
 from models import create_model
@@ -176,6 +177,18 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> No
             [parameter.grad.clone() for parameter in task.model.parameters() if parameter.grad is not None]
         )
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_classes_without_images_weigh_nothing() -> None:
+    assert rarity(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
+
+
+def test_mixing_pairs_the_images_of_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(tmp_path, batch_size=12)
+    check_batch(config, 100)
+    monkeypatch.setattr("finetune.prepare.current_world", lambda: World(size=4))
+    with pytest.raises(UserError, match=r"4 processes x 1 .* must be even: choose a multiple of 8"):
+        check_batch(config, 100)
 
 
 def test_evaluation_reads_as_many_images_at_a_time_as_a_step(
