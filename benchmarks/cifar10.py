@@ -1,13 +1,13 @@
 """Does pre-training pay? CIFAR-10 with a tenth of the labels and with all, from FCMAE and from scratch.
 
-    python benchmarks/cifar10.py --data DIR --out FOLDER [--seeds 3] [--at-once 2] [--loop.compile true ...]
+    python benchmarks/cifar10.py --out FOLDER [--data DIR] [--seeds 3] [--at-once 2] [--loop.compile true ...]
 
-DIR holds train/ and val/, a folder of images for each class. ConvNeXt V2 and V1 are pre-trained on all
-training images without labels; then each is fine-tuned from those weights and from scratch, with the same
-settings, the same images and as many epochs. Accuracy is that of the last epoch: none is chosen by the images
-it is measured on. What this script does not know goes to every run as it is. Prints the table of
-docs/results.md and draws the accuracy by epoch; complete runs are kept, so that the same command goes on
-after an interruption.
+CIFAR-10 is downloaded, unless DIR holds train/ and val/ with a folder of images for each class. ConvNeXt V2
+and V1 are pre-trained on all training images without labels; then each is fine-tuned from those weights and
+from scratch, with the same settings, the same images and as many epochs. Accuracy is that of the last epoch:
+none is chosen by the images it is measured on. What this script does not know goes to every run as it is.
+Prints the table of docs/results.md and draws the accuracy by epoch; complete runs are kept, so that the same
+command goes on after an interruption.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.progress import track
 
+from fcmae.data.names import is_folder
 from fcmae.engine.run_folder import RunFolder
 
 MODELS = {"V2": "convnextv2_atto", "V1": "convnext_tiny"}  # the recipes give both the same depths and widths
@@ -65,7 +66,8 @@ def main() -> None:
                 raise SystemExit(f"{name} failed: {path} says why")
 
     def pretrain(version: str) -> None:
-        images = ["--data", options.data / "train", "--model", MODELS[version]]
+        data = Path(options.data) / "train" if is_folder(options.data) else options.data
+        images = ["--data", data, "--model", MODELS[version]]
         fcmae(f"pretrain-{version}", "pretrain", *images, "--epochs", options.pretrain_epochs)
 
     def finetune(cell: Cell) -> None:
@@ -87,7 +89,7 @@ def main() -> None:
 def read_options() -> tuple[argparse.Namespace, list[str]]:
     """The command line: what this script knows, and settings for every run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
+    parser.add_argument("--data", default="cifar10", help="folder with train/ and val/, or a name")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and the results")
     parser.add_argument("--pretrain-epochs", type=int, default=14)
     parser.add_argument("--epochs-tenth", type=int, default=15, help="of fine-tuning on a tenth")

@@ -8,7 +8,7 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
-    "out", "device", "pictures_every", "images.workers", "network.checkpointing", "loop.compile",
+    "out", "device", "data_root", "pictures_every", "images.workers", "network.checkpointing", "loop.compile",
     "loop.resume", "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
     "loop.timeout_minutes", "probe_data", "probe_every",
 )  # fmt: skip
@@ -55,7 +55,9 @@ class PretrainConfig:
     """What to pre-train on what, and how long.
 
     Args:
-        data: folder of images, any tree; or digits, the built-in ones
+        data: folder of images, any tree; digits, the built-in ones; cifar10, cifar100 or timm:NAME, whatever
+            timm's dataset factory reads
+        data_root: where a data set given by name lies, or is downloaded to
         model: encoder, a name that `fcmae info` lists
         image_size: side in pixels, or [height, width]
         epochs: passes over the data
@@ -78,6 +80,7 @@ class PretrainConfig:
     """
 
     data: str = "digits"
+    data_root: str = "data"
     model: str = "convnextv2_atto"
     image_size: int | tuple[int, int] = 224
     epochs: int = 100

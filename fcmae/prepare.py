@@ -8,7 +8,7 @@ from fcmae.config import VOLATILE, PretrainConfig
 from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
-from fcmae.data.names import is_folder
+from fcmae.data.names import is_folder, short_name
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
@@ -36,10 +36,13 @@ def prepare(config: PretrainConfig) -> RunFolder:
     if config.out:
         run = RunFolder(config.out)
     else:
-        name = f"{Path(config.data).resolve().name}-{config.model}"
+        name = f"{short_name(config.data)}-{config.model}"
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
-    index = None if config.data == DIGITS else list_images(config, run)
-    num_images = NUM_DIGITS if index is None else len(index)
+    index = list_images(config, run) if is_folder(config.data) else None
+    if index is not None:
+        num_images = len(index)
+    else:  # what a name stands for is known when it is opened
+        num_images = NUM_DIGITS if config.data == DIGITS else config.batch_size
     if config.batch_size > num_images:
         raise UserError(
             f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "

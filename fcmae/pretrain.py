@@ -14,12 +14,23 @@ from torch import Tensor
 from fcmae.config import PretrainConfig
 from fcmae.data.broken import BrokenList
 from fcmae.data.config import DIGITS
-from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
+from fcmae.data.dataset import (
+    ArraySource,
+    Batch,
+    FolderSource,
+    ImageDataset,
+    ImageSource,
+    choose_workers,
+    make_loader,
+)
 from fcmae.data.digits import load_digits_images
 from fcmae.data.index import ImageIndex
+from fcmae.data.labelled import from_timm
+from fcmae.data.names import TIMM, full_name
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
 from fcmae.engine.distributed import current_world
+from fcmae.engine.errors import UserError
 from fcmae.engine.loop import Summary, train
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.precision import pick_device
@@ -87,6 +98,8 @@ class PretrainTask(Task):
         view = masked_view(augment, self.model.num_patches, self.model.num_visible)
         self.dataset = ImageDataset(self.source, view, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(f"batch size {config.batch_size} is more than the {len(self.source)} images")
         self.broken = BrokenList(run.path / "broken_images.txt")
         self.probe = (
             Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
@@ -142,11 +155,14 @@ class PretrainTask(Task):
         draw_reconstructions(self.model, images, self.mean, self.std, self.picture, generator)
         export_encoder(self.model, self.config, self.mean, self.std, self.run.path / "encoder.safetensors")
 
-    def _open_source(self) -> ArraySource | FolderSource:
+    def _open_source(self) -> ImageSource:
         in_chans = self.config.network.in_chans
         if self.config.data == DIGITS:
             images, _ = load_digits_images(self.model.image_size[0], in_chans)
             return ArraySource(images, "digit")
+        name = full_name(self.config.data)
+        if name.startswith(TIMM):
+            return from_timm(name.removeprefix(TIMM), self.config.data_root, "train", in_chans).source
         source = FolderSource(ImageIndex.load(index_file(self.run)), in_chans, self.config.images.value_range)
         source.check()
         return source

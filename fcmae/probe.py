@@ -50,7 +50,7 @@ class Probe:
             config.probe_data,
             len(mean),
             image_size[0],
-            data_root="data",
+            data_root=config.data_root,
             val_fraction=VAL_FRACTION,
             seed=0,
             value_range=config.images.value_range,

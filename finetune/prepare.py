@@ -7,7 +7,7 @@ from pathlib import Path
 from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
-from fcmae.data.names import TIMM, is_folder
+from fcmae.data.names import TIMM, is_folder, short_name
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
@@ -37,7 +37,7 @@ def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
     if config.out:
         run = RunFolder(config.out)
     else:
-        name = f"finetune-{data_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
+        name = f"finetune-{short_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
     lists = {} if run.started else list_images(config)
     num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
@@ -52,11 +52,6 @@ def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
 def index_file(run: RunFolder, split: str) -> Path:
     """Where a run keeps its list of training (train) or validation (val) images."""
     return run.path / f"{split}.npz"
-
-
-def data_name(data: str) -> str:
-    """What a run on this data is called."""
-    return data.rpartition("/")[2] if data.startswith(TIMM) else Path(data).resolve().name
 
 
 def check(config: FinetuneConfig) -> None:

@@ -1,5 +1,7 @@
 """Data that is known by name: the built-in digits, and what timm's dataset factory reads."""
 
+from pathlib import Path
+
 from fcmae.data.config import DIGITS
 
 TIMM = "timm:"  # before a name of timm's
@@ -14,3 +16,8 @@ def full_name(data: str) -> str:
 def is_folder(data: str) -> bool:
     """Whether the data is a folder and not known by name."""
     return data != DIGITS and not full_name(data).startswith(TIMM)
+
+
+def short_name(data: str) -> str:
+    """What a run on this data is called."""
+    return data.rpartition("/")[2] if data.startswith(TIMM) else Path(data).resolve().name

@@ -134,6 +134,28 @@ def test_the_loss_goes_down(finished: tuple[Path, str]) -> None:
     assert np.mean(curve[-STEPS_PER_EPOCH:]) < 0.8 * np.mean(curve[:STEPS_PER_EPOCH])
 
 
+def test_data_by_the_name_that_timm_knows(tmp_path: Path, folder: Path) -> None:
+    """The training images alone: 8 of them, where all would be 12."""
+    for i, path in enumerate(sorted((folder / "images").iterdir())[:12]):
+        target = tmp_path / ("train" if i < 8 else "val") / f"class{i % 2}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    write_recipe(tmp_path / "recipe.yaml", tmp_path, epochs=1)
+    words = [
+        "--data",
+        "timm:torch/image_folder",
+        "--data-root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command = ["pretrain", "--config", str(tmp_path / "recipe.yaml"), "--device", "cpu", *words]
+    assert main(command) == 0
+    assert max(record["step"] for record in records(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "encoder.safetensors").exists()
+    assert main([*command[:-1], str(tmp_path / "large"), "--batch-size", "9"]) == 2
+
+
 def test_a_run_folder_holds_all_there_is_to_see(finished: tuple[Path, str], folder: Path) -> None:
     run, printed = finished
     assert read_settings(PretrainConfig, run / "config.yaml").model_options()["dims"] == (16, 16, 24, 32)
