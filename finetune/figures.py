@@ -24,7 +24,7 @@ NAMED_CLASSES = 40  # more names would not be readable beside the matrix
 
 
 def write_report(scores: Scores, figures: dict[str, Any], classes: list[str], out: Path) -> None:
-    """Write figures.json, confusion.csv, confusion.png, worst_classes.csv and worst_classes.png.
+    """Write figures.json, worst_classes.csv and .png, and confusion.csv and .png where the scores have them.
 
     Args:
         scores: of all images
@@ -48,6 +48,9 @@ def write_report(scores: Scores, figures: dict[str, Any], classes: list[str], ou
             lines = ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
             write_csv(out / "confusion.csv", ("true / predicted", *classes), lines)
             draw_confusion(matrix, classes, out / "confusion.png")
+        else:  # nothing of a former report stays
+            for name in ("confusion.csv", "confusion.png"):
+                (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"--out {out}: cannot be written ({error.strerror}); choose another folder"

@@ -33,8 +33,8 @@ def predict(
 ) -> tuple[int, int]:
     """Write the likeliest classes of each image of a folder, row by row while it reads.
 
-    The columns are file, class_1, probability_1, class_2 and so on. Broken files are listed beside the table,
-    in <out>.broken.txt.
+    The columns are file, class_1, probability_1, class_2 and so on; names are written as the bytes that they
+    are. Broken files are listed beside the table, in <out>.broken.txt.
 
     Args:
         weights: run folder or file, see `open_network`
@@ -59,7 +59,7 @@ def predict(
     columns = [f"{name}_{rank}" for rank in range(1, topk + 1) for name in ("class", "probability")]
     count = 0
     try:
-        with out.open("w", newline="", encoding="utf-8") as file:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["file", *columns])
             for numbers, logits in outputs(network, source, broken, batch_size, workers):
@@ -118,7 +118,7 @@ def save_features(file: BinaryIO, suffix: str, names: list[str], features: np.nd
 
     Args:
         suffix: .npz for the arrays `features` and `files`, .parquet for a table with columns of these names,
-            in which an image's features are a list
+            in which an image's features are a list, and what is not UTF-8 in a name is a question mark
     """
     if suffix == ".npz":
         np.savez(file, features=features, files=np.array(names))
@@ -127,7 +127,8 @@ def save_features(file: BinaryIO, suffix: str, names: list[str], features: np.nd
     from pyarrow import parquet
 
     rows = pyarrow.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
-    parquet.write_table(pyarrow.table({"files": names, "features": rows}), file)
+    files = [name.encode("utf-8", "replace").decode() for name in names]
+    parquet.write_table(pyarrow.table({"files": files, "features": rows}), file)
 
 
 @torch.inference_mode()

@@ -95,6 +95,7 @@ def read_evaluation(argv: list[str]) -> Any:
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")
     options = parser.read(argv)
+    check_numbers(options)
     check_weights(options.weights, options.device)
     check_labelled(options.data, options.weights)
     if options.out is not None:
@@ -121,7 +122,11 @@ def run_evaluation(options: Any) -> int:
         f"{figures['images_per_s']:.0f} images/s"
     )
     if options.out is not None:
-        print(f"look at {options.out / 'confusion.png'} and {options.out / 'worst_classes.png'}")
+        confusion = options.out / "confusion.png"
+        if confusion.exists():
+            print(f"look at {confusion} and {options.out / 'worst_classes.png'}")
+        else:
+            print(f"look at {options.out / 'worst_classes.png'}; so many classes get no confusion matrix")
     return 0
 
 
@@ -140,6 +145,9 @@ def read_probing(argv: list[str]) -> Any:
         "--collapse", type=Path | None, default=None, help="PNG: distance of channels by block"
     )
     options = parser.read(argv)
+    check_numbers(options)
+    if not 0 < options.val_fraction < 1:
+        raise UserError(f"--val-fraction is {options.val_fraction:g}: it is a share between 0 and 1")
     check_weights(options.weights, options.device)
     if options.collapse is not None:
         check_out(options.collapse)
@@ -163,7 +171,8 @@ def run_probing(options: Any) -> int:
         f"({figures['train_images']} training and {figures['val_images']} validation images)"
     )
     if options.collapse is not None:
-        print(f"look at {options.collapse}")
+        drawn = f"look at {options.collapse}"
+        print(drawn if "collapse" in figures else "no collapse is drawn: it is measured in our networks only")
     return 0
 
 
@@ -197,6 +206,7 @@ def export(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
     options = parser.read(argv)
+    check_numbers(options)
     check_weights(options.weights, "cpu")
     check_out(options.out)
     from finetune.export import export as start
@@ -205,6 +215,25 @@ def export(argv: list[str]) -> int:
     exported = start(options.weights, options.format, options.out, size)
     print(f"wrote {exported.path}; its outputs differ from ours by {exported.difference:.1e} at most")
     return 0
+
+
+def check_numbers(options: Any) -> None:
+    """Refuse numbers of images, neighbours, classes, pixels or processes that cannot be.
+
+    Raises:
+        UserError: see above
+    """
+    for name, least in {
+        "batch_size": 1,
+        "neighbors": 1,
+        "limit": 1,
+        "topk": 1,
+        "image_size": 1,
+        "workers": 0,
+    }.items():
+        value = getattr(options, name, None)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least {least}")
 
 
 def weights_parser(prog: str, description: str) -> Parser:
@@ -232,11 +261,10 @@ def read_images_options(parser: Parser, argv: list[str]) -> Any:
         UserError: weights, images or a place to write that are not there
     """
     options = parser.read(argv)
+    check_numbers(options)
     check_weights(options.weights, options.device)
     check_images(options.images)
     check_out(options.out)
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: it must be at least 1")
     return options
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,24 @@ def test_embed_gives_what_the_head_is_given(run: Path, folder: Path, tmp_path: P
         assert {row["file"]: int(row["class_1"]) for row in csv.DictReader(stream)} == dict(
             zip(files, logits.argmax(1).tolist(), strict=True)
         )
+
+
+def test_names_that_are_not_utf_8_are_written(run: Path, folder: Path, tmp_path: Path) -> None:
+    name = b"caf\xe9.npy"
+    (tmp_path / "images").mkdir()
+    try:
+        np.save(tmp_path / "images" / os.fsdecode(name), np.array(Image.open(folder / "1" / "1.png")))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    options: dict[str, Any] = {"workers": 0, "device": "cpu"}
+    assert predict(run, tmp_path / "images", tmp_path / "results.csv", **options) == (1, 0)
+    assert name in (tmp_path / "results.csv").read_bytes()
+    embed(run, tmp_path / "images", tmp_path / "features.npz", **options)
+    with np.load(tmp_path / "features.npz", allow_pickle=False) as file:
+        assert file["files"].tolist() == [os.fsdecode(name)]
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    embed(run, tmp_path / "images", tmp_path / "features.parquet", **options)
+    assert parquet.read_table(tmp_path / "features.parquet")["files"].to_pylist() == ["caf?.npy"]
 
 
 def test_parquet_holds_what_npz_holds(run: Path, folder: Path, tmp_path: Path) -> None:

@@ -137,6 +137,13 @@ def test_settings_that_cannot_work(
         (["predict", "--weights=weights.safetensors", "--images=data", "--out=no/x"], "no does not exist"),
         (["embed", "--weights=weights.safetensors", "--images=weights.safetensors"], "is a file"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--batch-size=0"], "at least 1"),
+        (["predict", "--weights=weights.safetensors", "--images=data", "--topk=0"], "--topk is 0"),
+        (["predict", "--weights=weights.safetensors", "--images=data", "--workers=-1"], "--workers is -1"),
+        (["evaluate", "--weights=weights.safetensors", "--data=digits", "--batch-size=0"], "at least 1"),
+        (["evaluate", "--weights=weights.safetensors", "--data=digits", "--image-size=0"], "at least 1"),
+        (["probe", "--weights=weights.safetensors", "--neighbors=0"], "--neighbors is 0"),
+        (["probe", "--weights=weights.safetensors", "--batch-size=0"], "at least 1"),
+        (["probe", "--weights=weights.safetensors", "--val-fraction=1"], "a share between 0 and 1"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--out=f.csv"], ".npz or .parquet"),
         (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
         (["probe", "--weights=weights.safetensors", "--neighbours=3"], "did you mean 'neighbors'"),
@@ -160,6 +167,27 @@ def test_wrong_paths_are_reported_without_importing_torch(folder: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, json.dumps(commands)], check=True, capture_output=True)
+
+
+def test_only_pictures_that_are_drawn_are_pointed_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_classes(Path("known"), {"cat": 2, "cow": 2})
+    words = ["--weights=weights.safetensors", "--data=known", "--workers=0", "--device=cpu"]
+    assert main(["evaluate", *words, "--out=report"]) == 0
+    assert "look at report/confusion.png and" in capsys.readouterr().out
+    monkeypatch.setattr("finetune.measure.CONFUSION_CLASSES", 1)
+    assert main(["evaluate", *words, "--out=report"]) == 0
+    shown = capsys.readouterr().out
+    assert "look at report/worst_classes.png; so many classes get no confusion matrix" in shown
+    assert not Path("report/confusion.png").exists()
+    monkeypatch.setattr(
+        "finetune.probe.probe", lambda **_: {"knn": 1, "linear": 1, "train_images": 1, "val_images": 1}
+    )
+    assert main(["probe", *words, "--collapse=collapse.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "no collapse is drawn" in shown
+    assert "look at" not in shown
 
 
 def test_from_folder_to_table(capsys: pytest.CaptureFixture[str]) -> None:
