@@ -13,10 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.kernels.choice import autocast_type
 from models.layouts import DenseLayout, Layout
 from models.sizes import Size, find_size
 
 GRNScope = Literal["image", "batch"]
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over channels that reads and writes autocast's type on a GPU, with statistics in float32.
+
+    By itself, autocast on a GPU widens both to float32, and with them the residuals of the first stage; on a
+    CPU it does not. docs/performance.md says what the difference is in bytes and in rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = autocast_type(x) if x.is_cuda else None
+        if dtype is None:
+            return super().forward(x)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
 
 
 class GRN(nn.Module):
@@ -62,7 +79,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.grn = GRN(4 * dim, grn_scope) if layer_scale is None else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
@@ -132,10 +149,10 @@ class ConvNeXt(nn.Module):
             for i, dim in enumerate(dims)
         ]
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
-        self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, nn.LayerNorm(dims[0], eps=1e-6)])])
+        self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, LayerNorm(dims[0], eps=1e-6)])])
         for narrow, wide in itertools.pairwise(dims):
             conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
-            self.downsample_layers.append(nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), conv]))
+            self.downsample_layers.append(nn.ModuleList([LayerNorm(narrow, eps=1e-6), conv]))
         rates = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList(
             nn.ModuleList(

@@ -65,6 +65,14 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
     return reason is None
 
 
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type that autocast gives matrix products and convolutions on x's device; None where it is off."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
 @torch.compiler.assume_constant_result
 def _hindrance(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why no Triton kernel can run on tensors of this device and type, if none can."""

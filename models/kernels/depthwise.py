@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels.choice import Impl, use_triton
+from models.kernels.choice import Impl, autocast_type, use_triton
 
 LARGEST_TILE = 8  # side that the Triton kernels take
 MAP_TILES = (8, 4, 7, 6, 5)  # side of a dense map's tiles: the first that divides it; smaller ones do not pay
@@ -75,10 +75,7 @@ def _refusal(side: int, kernel: int) -> str | None:
 
 def _as_autocast(x: Tensor) -> Tensor:
     """x in the type that autocast gives convolutions, where it is on."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+    return x.to(autocast_type(x) or x.dtype)
 
 
 class _DepthwiseTiles(torch.autograd.Function):

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W positions.
 """
 
+import copy
 import re
 from collections.abc import Callable
 
@@ -10,11 +11,12 @@ import pytest
 import timm
 import torch
 from timm.models.convnext import ConvNeXt as TimmConvNeXt
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
 from models import ConvNeXt, create_model, list_models
-from models.convnext import Block
+from models.convnext import Block, LayerNorm
 from models.layouts import DenseLayout
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (5, 7, 11, 13)}
@@ -246,3 +248,37 @@ def test_statistics_are_float32_under_autocast(randomize: Randomize) -> None:
         assert out.dtype == dtype
         error = (out.double() - expected).abs().max() / expected.abs().max()
         assert error < 2 * torch.finfo(dtype).eps
+
+
+def test_layer_norm_keeps_autocast_s_type_on_a_gpu() -> None:
+    """Traced without one. In float32 it would move twice the bytes, and widen the residuals of stage 1."""
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)  # torch.autocast turns itself off where there is no GPU
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode():
+            norm = LayerNorm(8, device="cuda")
+            for given in (torch.bfloat16, torch.float32):
+                assert norm(torch.empty(4, 8, device="cuda", dtype=given)).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", enabled)
+        torch.set_autocast_dtype("cuda", dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_layer_norm_under_autocast_is_off_by_roundings_alone() -> None:
+    """Of 5000 positions about 30: neither the statistics nor the sums of the gradients are in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    norm, direction = LayerNorm(64, eps=1e-6).cuda(), torch.randn(5000, 64, generator=generator).cuda()
+    x = (30 + torch.randn(5000, 64, generator=generator)).bfloat16().cuda()
+
+    def results(x: Tensor, module: nn.Module) -> list[Tensor]:
+        out = module(x.requires_grad_())
+        return [out, *torch.autograd.grad(out, [x, *module.parameters()], direction.to(out.dtype))]
+
+    with torch.autocast("cuda", torch.bfloat16):
+        ours = results(x, norm)
+    exact = results(x.detach().double(), copy.deepcopy(norm).double())
+    for one, truth in zip(ours, exact, strict=True):
+        assert (one - truth).norm() < torch.finfo(torch.bfloat16).eps * truth.norm()
