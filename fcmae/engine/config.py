@@ -64,7 +64,8 @@ class LoopConfig:
     """Precision, and what a run writes when.
 
     Args:
-        precision: arithmetic of the forward pass; fp16 scales the loss
+        precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it, else float32; fp16 scales
+            the loss
         compile: compile the model with torch.compile; without CUDA graphs, which write each batch's results
             over those of the batch before
         log_every: optimiser steps between two lines of the log
@@ -77,7 +78,7 @@ class LoopConfig:
         timeout_minutes: how long a process waits for the others before it ends the run
     """
 
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     compile: bool = False
     log_every: int = 10
     save_every: int = 1

@@ -17,7 +17,7 @@ from fcmae.engine.distributed import current_world, from_main, gather_lists, lar
 from fcmae.engine.errors import UserError
 from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
 from fcmae.engine.parallel import ParallelTask, total_norm
-from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, loss_scaler
+from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
 from fcmae.engine.progress import ProgressDisplay
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
@@ -135,12 +135,13 @@ class Trainer:
         self.optim.check(self.epochs)
         self.total_steps = self.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
+        self.precision = choose_precision(self.loop.precision, self.device)
         if self.device.type == "cuda":
-            try_kernels(self.device, AUTOCAST_DTYPES.get(self.loop.precision, torch.float32))
+            try_kernels(self.device, AUTOCAST_DTYPES.get(self.precision, torch.float32))
         if self.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
             self.task.model.compile(dynamic=False)
-        self.scaler = loss_scaler(self.loop.precision, self.device)
+        self.scaler = loss_scaler(self.precision, self.device)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
         self.progress = Progress()
         self.pending: list[StepFigures] = []
@@ -192,7 +193,7 @@ class Trainer:
         for part in range(parts):
             batch = next(self.batches)
             with self.parallel.part(last=part == parts - 1):
-                with autocast(self.loop.precision, self.device):
+                with autocast(self.precision, self.device):
                     loss, metrics = self.parallel.step(batch)
                 self.scaler.scale(loss / parts).backward()
             for name, value in {"loss": loss, **metrics}.items():
@@ -266,7 +267,7 @@ class Trainer:
         self.read_figures()
         progress, epoch = self.progress, self.progress.finished_epochs + 1
         loss = progress.epoch_loss_sum / self.task.steps_per_epoch
-        with self.parallel.whole_model(), torch.no_grad(), autocast(self.loop.precision, self.device):
+        with self.parallel.whole_model(), torch.no_grad(), autocast(self.precision, self.device):
             metrics = self.task.evaluate(epoch)
         self.task.model.train()
         self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})

@@ -38,6 +38,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`auto` as bf16 on a GPU whose matrix units take it (compute capability 8.0 and later), else float32."""
+    if precision != "auto":
+        return precision
+    has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if has_bf16 else "float32"
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Context of a forward pass in float32 (no autocast), bf16 or fp16."""
     dtype = AUTOCAST_DTYPES.get(precision)

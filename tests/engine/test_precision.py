@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fcmae.engine.errors import UserError
-from fcmae.engine.precision import autocast, loss_scaler, pick_device
+from fcmae.engine.precision import autocast, choose_precision, loss_scaler, pick_device
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +46,11 @@ def test_autocast_computes_in_the_precision_asked_for(precision: str, dtype: tor
     with autocast(precision, cpu):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     assert loss_scaler(precision, cpu).is_enabled() == (precision == "fp16")
+
+
+def test_auto_is_bf16_only_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_precision("auto", torch.device("cpu")) == "float32"
+    for capability, precision in (((7, 5), "float32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
+        assert choose_precision("auto", torch.device("cuda")) == precision
+    assert choose_precision("fp16", torch.device("cuda")) == "fp16"
