@@ -117,10 +117,11 @@ def create_timm(
     """
     import timm
 
+    options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate > 0 else {}
     create = partial(timm.create_model, name.removeprefix(TIMM), num_classes=num_classes, in_chans=in_chans)
     try:
         try:
-            model: nn.Module = create(**({"drop_path_rate": drop_path_rate} if drop_path_rate > 0 else {}))
+            model: nn.Module = create(**options)
         except TypeError as error:
             if "drop_path_rate" not in str(error):
                 raise
