@@ -37,6 +37,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor | No
         table: (T, q, q) int64 for q = P + K - 1, the row at each position of a tile and its halo; N is a zero
         side: P
     """
+    table = None if table is None else table.contiguous()
     out: Tensor = _Depthwise.apply(x.contiguous(), weight, bias, table, side)
     return out
 

@@ -49,3 +49,15 @@ def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pyte
     )
     assert not trial.try_kernels(CPU, torch.float32)
     assert not use_triton("auto", torch.zeros(1))
+
+
+def test_every_kind_of_tile_is_tried_with_the_parameters_autocast_passes() -> None:
+    cases = [
+        (name, *(tuple(each.shape) for each in inputs[:1]), *(each.dtype for each in inputs))
+        for name, _, inputs in trial._cases(CPU, torch.bfloat16)
+    ]
+    types = (torch.bfloat16, torch.float32, torch.float32)
+    tiles = [(2, 8, 8, 40), (2, 4, 4, 64), (2, 2, 2, 64)]
+    assert cases[1:] == [("depthwise_map", (2, 7, 14, 40), *types)] + [
+        ("depthwise_tiles", shape, *types) for shape in tiles
+    ]
