@@ -64,8 +64,7 @@ class LoopConfig:
     """Precision, and what a run writes when.
 
     Args:
-        precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it, else float32; fp16 scales
-            the loss
+        precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it, else float32
         compile: compile the model with torch.compile; without CUDA graphs, which write each batch's results
             over those of the batch before
         log_every: optimiser steps between two lines of the log

@@ -136,8 +136,7 @@ class Trainer:
         self.total_steps = self.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
         self.precision = choose_precision(self.loop.precision, self.device)
-        if self.device.type == "cuda":
-            try_kernels(self.device, AUTOCAST_DTYPES.get(self.precision, torch.float32))
+        try_kernels(self.device, AUTOCAST_DTYPES.get(self.precision, torch.float32))
         if self.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
             self.task.model.compile(dynamic=False)
