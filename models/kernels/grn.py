@@ -66,14 +66,15 @@ def scale_and_slope(grad_scale: Tensor, gamma: Tensor, norm: Tensor) -> tuple[Te
     return 1 + gamma * norm / mean, slope
 
 
-def _sum_type(x: Tensor) -> torch.dtype:
+def sum_type(x: Tensor) -> torch.dtype:
+    """The type in which squares of x are summed: at least float32, since squares overflow half precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 class _GlobalResponseNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        norm = x.to(_sum_type(x)).square().sum(1).sqrt()
+        norm = x.to(sum_type(x)).square().sum(1).sqrt()
         scale = 1 + gamma * response(norm)
         ctx.save_for_backward(x, gamma, norm)
         return torch.addcmul(beta.to(x.dtype), x, scale[:, None].to(x.dtype))

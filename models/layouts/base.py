@@ -68,3 +68,9 @@ class Layout(ABC):
     @abstractmethod
     def to_map(self, x: Tensor) -> Tensor:
         """Positions (..., C) to a map (B, C, H, W), zero where no position exists."""
+
+
+def spread_mask(mask: Tensor, height: int) -> Tensor:
+    """A value for each patch, (B, h, w), at every position of a map of this height: (B, H, W)."""
+    side = height // mask.shape[1]
+    return mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)

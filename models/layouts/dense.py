@@ -7,13 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels.depthwise import depthwise_map
-from models.kernels.grn import gelu_grn
+from models.kernels.grn import gelu_grn, sum_type
 from models.layouts.base import Layout
-
-
-def norm_dtype(x: Tensor) -> torch.dtype:
-    """The type in which squares of x are summed: at least float32, since squares overflow half precision."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 class DenseLayout(Layout):
@@ -29,7 +24,7 @@ class DenseLayout(Layout):
         return depthwise_map(x, conv.weight, conv.bias)
 
     def norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=(1, 2), dtype=norm_dtype(x))
+        return torch.linalg.vector_norm(x, dim=(1, 2), dtype=sum_type(x))
 
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, :]

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, H W positions, h w patches.
 import torch
 from torch import Tensor, nn
 
-from models.layouts.base import Layout
+from models.layouts.base import Layout, spread_mask
 from models.layouts.dense import DenseLayout
 
 
@@ -42,6 +42,4 @@ class MaskedLayout(DenseLayout):
 
     def _hide(self, x: Tensor) -> Tensor:
         """Zero at hidden positions, whatever stood there (a product with 0 would let NaN through)."""
-        side = x.shape[1] // self.visible.shape[1]
-        visible = self.visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
-        return torch.where(visible[..., None], x, 0.0)
+        return torch.where(spread_mask(self.visible, x.shape[1])[..., None], x, 0.0)

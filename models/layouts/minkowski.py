@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.layouts.base import Layout
-from models.layouts.dense import norm_dtype
+from models.kernels.grn import sum_type
+from models.layouts.base import Layout, spread_mask
 
 INSTALL = "layout 'minkowski' needs MinkowskiEngine 0.5.4: the README says how to build it (section Layouts)"
 
@@ -54,8 +54,7 @@ class MinkowskiLayout(Layout):
     def enter(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         self._size = (height, width)
-        side = height // self.mask.shape[1]
-        visible = (self.mask == 0).repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        visible = spread_mask(self.mask == 0, height)
         sites = self.engine.SparseTensor(
             images.permute(0, 2, 3, 1)[visible].contiguous(), coordinates=visible.nonzero().int().contiguous()
         )
@@ -79,7 +78,7 @@ class MinkowskiLayout(Layout):
         return self._apply(module, x, conv.weight[:, 0].permute(2, 1, 0).flatten(0, 1), conv.bias)
 
     def norm(self, x: Tensor) -> Tensor:
-        squares = x.to(norm_dtype(x)).square()
+        squares = x.to(sum_type(x)).square()
         total = squares.new_zeros(len(self.mask), x.shape[1]).index_add(0, self._image_of(x), squares)
         return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()  # the slope of sqrt at 0 is infinite
 

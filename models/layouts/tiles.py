@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from models.kernels.choice import use_triton
 from models.kernels.depthwise import depthwise_tiles
-from models.kernels.grn import gelu_grn
+from models.kernels.grn import gelu_grn, sum_type
 from models.kernels.rows import gather_rows, scatter_rows
 from models.layouts.base import Layout
-from models.layouts.dense import norm_dtype
 
 SMALL_TILE = 2  # side up to which the dense map is faster in PyTorch; see docs/performance.md
 
@@ -57,7 +56,7 @@ class TilesLayout(Layout):
         return gather_rows(out.permute(0, 2, 3, 1).flatten(0, 2), self._pixel_table(p)).view_as(x)
 
     def norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=norm_dtype(x))
+        return torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=sum_type(x))
 
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, None, :]
