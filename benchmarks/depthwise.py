@@ -20,7 +20,7 @@ PASSES = {"forward": 2, "gradient of x": 2, "gradient of parameters": 2}
 
 def main() -> None:
     """Check, time, print."""
-    options = read_options((__doc__ or "").splitlines()[0])
+    options = read_options(__doc__ or "")
     report, layout = Report(options), tiles_layout(options)
     for number, p, channels in stages(options):
         weights = (channels, 1, KERNEL, KERNEL), (channels,)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import copy_rate, describe, dtype_of, median_seconds
+from machine import common_parser, copy_rate, describe, dtype_of, median_seconds, set_up
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -23,18 +23,14 @@ Operation = Callable[[list[Tensor]], Tensor]
 STRIDES = (4, 8, 16, 32)
 
 
-def read_options(description: str) -> argparse.Namespace:
+def read_options(doc: str) -> argparse.Namespace:
     """The command line; by default what an H200-sized GPU takes, or a CPU in seconds."""
-    parser = argparse.ArgumentParser(description=description)
     gpu = torch.cuda.is_available()
-    parser.add_argument("--model", default="convnextv2_tiny" if gpu else "convnextv2_atto")
-    parser.add_argument("--batch", type=int, default=256 if gpu else 2)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--mask-ratio", type=float, default=0.6)
+    defaults = {"model": "convnextv2_tiny", "batch": 1024, "device": "cuda"} if gpu else {"batch": 2}
+    parser = common_parser(doc, repeats=10, **defaults)
     parser.add_argument(
         "--precision", choices=("float32", "bf16", "fp16"), default="bf16" if gpu else "float32"
     )
-    parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -76,7 +72,7 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.device = torch.device(self.options.device)
+        self.device = set_up(self.options)
         self.copy_rate = copy_rate(self.device)
 
     def measure(
@@ -93,8 +89,8 @@ class Report:
             operation: from the inputs
             reference: the same in plain PyTorch, for any type
             inputs: x first, then parameters; all want gradients
-            passes: what is timed (forward, gradient of x, gradient of parameters, backward), and how often it
-                must pass over a tensor of x's size
+            passes: what is timed (forward, gradient of x, gradient of parameters, backward), and how many
+                passes over a tensor of x's size are counted for it
 
         Raises:
             SystemExit: it is more than twice as far from float64 as its reference in the same type
@@ -102,7 +98,7 @@ class Report:
         check(name, operation, reference, inputs)
         for what, count in passes.items():
             run = self._timed(what, operation, inputs)
-            seconds = median_seconds(run, self.device)
+            seconds = median_seconds(run, self.device, self.options.repeats)
             rate = count * inputs[0].nbytes / seconds
             row = {"operation": name, "pass": what, "ms": 1e3 * seconds, "gb_per_s": rate / 1e9}
             self.rows.append(row | {"of_copy_rate": rate / self.copy_rate})
@@ -128,7 +124,7 @@ class Report:
             title=f"{title}{options.device}; a copy moves {self.copy_rate / 1e9:.0f} GB/s",
             title_justify="left",
         )
-        for heading in ("operation", "pass", "ms", "GB/s that must move", "of copy rate"):
+        for heading in ("operation", "pass", "ms", "GB/s", "of copy rate"):
             table.add_column(heading, justify="left" if heading in ("operation", "pass") else "right")
         for row in self.rows:
             table.add_row(
@@ -147,9 +143,10 @@ class Report:
 
 def check(name: str, operation: Operation, reference: Operation, inputs: list[Tensor]) -> None:
     """Hold values and gradients against float64: see `Report.measure`."""
-    exact = _results(reference, [each.detach().double() for each in inputs])
-    plain = _results(reference, inputs)
-    for ours, theirs, truth in zip(_results(operation, inputs), plain, exact, strict=True):
+    dtype = inputs[0].dtype
+    exact = _results(reference, [each.detach().double() for each in inputs], dtype)
+    plain, own = _results(reference, inputs, dtype), _results(operation, inputs, dtype)
+    for ours, theirs, truth in zip(own, plain, exact, strict=True):
         budget = 2 * (theirs - truth).norm() + 1e-6 * truth.norm()
         if not (ours - truth).norm() <= budget:
             raise SystemExit(
@@ -157,10 +154,11 @@ def check(name: str, operation: Operation, reference: Operation, inputs: list[Te
             )
 
 
-def _results(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, and the gradients of its product with a fixed random direction, in float64."""
+def _results(operation: Operation, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The output, and the gradients of its product with a fixed random direction of this type, in float64."""
     inputs = [each.detach().requires_grad_() for each in inputs]
     out = operation(inputs)
     generator = torch.Generator(out.device).manual_seed(0)
-    direction = torch.randn(out.shape, device=out.device, generator=generator).to(out.dtype)
-    return [each.detach().double() for each in (out, *torch.autograd.grad(out, inputs, direction))]
+    direction = torch.randn(out.shape, device=out.device, generator=generator).to(dtype)
+    gradients = torch.autograd.grad(out, inputs, direction.to(out.dtype))
+    return [each.detach().double() for each in (out, *gradients)]

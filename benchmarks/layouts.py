@@ -4,16 +4,16 @@
                                  [--dtype float32] [--device cpu] [--threads 2] [--repeats 20]
 
 Checks that the layouts agree in value and gradient, then times them in turns and prints images/s, ratios with
-their quartiles, and peak memory (each layout in a process of its own on the CPU).
+their quartiles, and peak memory.
 """
 
 import argparse
 import importlib.util
-import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from machine import common_parser, set_up
+from memory import peak_memory
 from rich.console import Console
 from rich.table import Table
 from timing import Spread, ratios, time_side_by_side
@@ -22,19 +22,21 @@ from torch import Tensor
 from fcmae.geometry import count_visible, patch_grid
 from fcmae.masking import random_mask
 from models import ConvNeXt, create_layout, create_model
+from models.kernels.choice import kernels
 
 
 def main() -> None:
     """Check, time, print."""
     options = read_options()
-    torch.set_num_threads(options.threads)
+    device = set_up(options)
     network, images, mask = make_case(options)
     layouts = ["masked", "tiles"]
     if options.device == "cpu" and options.dtype == "float32" and importlib.util.find_spec("MinkowskiEngine"):
         layouts.append("minkowski")
     check_agreement(network, images, mask, layouts)
     ways = {name: one_pass(network, images, mask, name) for name in layouts}
-    seconds = time_side_by_side(ways, options.repeats, torch.device(options.device))
+    memory = {name: peak_memory(run, device) for name, run in ways.items()}
+    seconds = time_side_by_side(ways, options.repeats, device)
     table = Table(
         title=f"{options.model}, batch {options.batch}, {options.image_size} px, mask {options.mask_ratio}, "
         f"{options.dtype}, {options.device}, {options.threads} threads: forward and backward",
@@ -49,22 +51,15 @@ def main() -> None:
             str(each),
             f"{1e3 * options.batch / each.median:.0f}",
             str(ratios(seconds[name], seconds["tiles"])),
-            f"{peak_memory(options, name):.0f}",
+            f"{memory[name]:.0f}",
         )
     Console(width=120).print(table)
 
 
 def read_options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="convnextv2_atto")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--mask-ratio", type=float, default=0.6)
+    parser = common_parser(__doc__ or "", threads=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=20)
     return parser.parse_args()
 
 
@@ -86,14 +81,24 @@ def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Tensor]:
 
 def one_pass(network: ConvNeXt, images: Tensor, mask: Tensor, layout: str) -> Callable[[], None]:
     """Forward and backward; the layout's tables are made anew, as in training."""
-    visible = int((mask[0] == 0).sum())
+    num_visible = int((mask[0] == 0).sum())
 
     def run() -> None:
+        forward_backward(network, images, mask, layout, num_visible)
         network.zero_grad()
-        encoded = network.forward_features(images, create_layout(layout, mask, num_visible=visible))
-        encoded.square().sum().backward()
 
     return run
+
+
+def forward_backward(
+    network: ConvNeXt, images: Tensor, mask: Tensor, layout: str, num_visible: int | None = None
+) -> Tensor:
+    """The encoder's map, and gradients in the network; masked, the reference, runs in PyTorch everywhere."""
+    with kernels("torch" if layout == "masked" else "auto"):
+        positions = create_layout(layout, mask, num_visible=num_visible)
+        encoded = network.forward_features(images, positions)
+        encoded.square().sum().backward()
+    return encoded
 
 
 def check_agreement(network: ConvNeXt, images: Tensor, mask: Tensor, layouts: list[str]) -> None:
@@ -101,47 +106,16 @@ def check_agreement(network: ConvNeXt, images: Tensor, mask: Tensor, layouts: li
     budget = 1e-4 if images.dtype == torch.float32 else 5e-2
     expected: list[Tensor] = []
     for layout in layouts:
-        network.zero_grad()
-        encoded = network.forward_features(images, create_layout(layout, mask))
-        encoded.square().sum().backward()
+        encoded = forward_backward(network, images, mask, layout)
         results = [encoded, *(p.grad for p in network.parameters() if p.grad is not None)]
         results = [each.detach().double().clone() for each in results]
+        network.zero_grad()
         expected = expected or results
         error = max(
             float((a - b).abs().max() / b.abs().max()) for a, b in zip(results, expected, strict=True)
         )
         print(f"{layout}: farthest from masked by {error:.1e} of the largest value or gradient")
         assert error < budget, f"{layout} does not agree with masked"
-
-
-def peak_memory(options: argparse.Namespace, layout: str) -> float:
-    """Megabytes that two passes need beyond the network and the batch."""
-    if options.device != "cpu":
-        network, images, mask = make_case(options)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run = one_pass(network, images, mask, layout)
-        run()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory_of_process, (options, layout))
-
-
-def _peak_memory_of_process(options: argparse.Namespace, layout: str) -> float:
-    torch.set_num_threads(options.threads)
-    network, images, mask = make_case(options)
-    run = one_pass(network, images, mask, layout)
-    before = _high_water_mark()
-    run()
-    run()
-    return _high_water_mark() - before
-
-
-def _high_water_mark() -> float:
-    """Peak resident memory of this process in megabytes (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 if __name__ == "__main__":

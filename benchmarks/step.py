@@ -2,27 +2,30 @@
 
     python benchmarks/step.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
         [--precision float32] [--device cpu] [--repeats 20] [--task both] [--ways REGEX] [--no-compile]
-        [--checkpointing] [--json FILE]
+        [--checkpointing] [--seconds N] [--json FILE]
 
 Side by side in one run: ours and masked dense convolution (pre-training), ours and timm's ConvNeXt V2
-(fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels. All start from the
-same weights; that losses and gradients agree is checked before anything is timed.
+(fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels, and these in CUDA
+graphs. All start from the same weights; that losses and gradients agree is checked before anything is timed.
+A way that does not fit into memory, or would begin too late, is left out and named.
 """
 
 import argparse
 import copy
 import importlib.util
 import json
+import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
-from machine import describe, dtype_of, matrix_rate
+from machine import common_parser, describe, dtype_of, matrix_rate, set_up
 from memory import peak_memory
 from parts import time_parts
 from rich.console import Console
@@ -38,6 +41,7 @@ from models import create_model
 from models.formats import to_ours, to_timm
 from models.kernels.choice import Impl, kernels
 
+Mode = Literal["eager", "compiled", "graphs"]
 BUDGET = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}  # of the gradients' distance, over their norm
 
 
@@ -50,7 +54,7 @@ class Step:
         compute_loss: from the model, compiled or not
         precision: float32, bf16 or fp16, without loss scaling
         impl: of the kernels
-        compiled: by torch.compile
+        mode: eager, compiled, or compiled into CUDA graphs
         rename: from a dict by the model's names to one by ours
     """
 
@@ -58,16 +62,18 @@ class Step:
     compute_loss: Callable[[nn.Module], Tensor]
     precision: str
     impl: Impl = "auto"
-    compiled: bool = False
+    mode: Mode = "eager"
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        self.callable: nn.Module = torch.compile(self.model) if self.compiled else self.model
+        how = {"compiled": {}, "graphs": {"mode": "reduce-overhead"}}.get(self.mode)
+        self.callable: nn.Module = self.model if how is None else torch.compile(self.model, **how)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def backward(self) -> Tensor:
         """Forward and backward; the loss."""
+        torch.compiler.cudagraph_mark_step_begin()
         with kernels(self.impl):
             with autocast(self.precision, self.device):
                 loss = self.compute_loss(self.callable)
@@ -90,9 +96,7 @@ class Step:
 def main() -> None:
     """Check, time, print."""
     options = read_options()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = set_up(options)
     report: dict[str, Any] = {"machine": describe(device), "options": vars(options), "tasks": {}}
     rate = matrix_rate(device, dtype_of(options.precision))
     report["matrix_tflops"] = rate / 1e12
@@ -102,27 +106,29 @@ def main() -> None:
             steps, flops = make(options, device)
             steps = {way: step for way, step in steps.items() if re.search(options.ways, way)}
             report["tasks"][name] = compare(name, steps, flops, rate, options)
+            write(report, options.json)
     if options.task != "finetune":
         report["parts_ms"] = show_parts(options, device)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+        write(report, options.json)
+
+
+def write(report: dict[str, Any], path: Path | None) -> None:
+    """Write what there is so far, where a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="convnextv2_atto")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--mask-ratio", type=float, default=0.6)
+    parser = common_parser(__doc__ or "")
     parser.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--task", choices=("pretrain", "finetune", "both"), default="both")
     parser.add_argument("--ways", default="", help="only those whose names this regular expression finds")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="of each task: begin no way after them"
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -140,11 +146,10 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict
     for layout in ("masked", "tiles", "minkowski"):
         if layout == "minkowski" and not minkowski_runs(options):
             continue
-        for impl, compiled in variants(options, device, layout):
+        for impl, mode in variants(options, device, layout):
             one = copy.deepcopy(model)
             one.layout = layout
-            label = f"{layout}, {'compiled' if compiled else 'eager'}, {impl}"
-            steps[label] = Step(one, compute_loss, options.precision, impl, compiled)
+            steps[f"{layout}, {mode}, {impl}"] = Step(one, compute_loss, options.precision, impl, mode)
     with torch.device("meta"):
         shadow = FCMAE(options.model, options.image_size, options.mask_ratio)
         example = torch.empty(1, 3, options.image_size, options.image_size)
@@ -182,23 +187,25 @@ def finetuning(options: argparse.Namespace, device: torch.device) -> tuple[dict[
     steps = {}
     for name, network in (("timm", theirs), ("ours", ours)):
         network.to(device, memory_format=torch.channels_last)
-        for impl, compiled in variants(options, device, name):
-            label = f"{name}, {'compiled' if compiled else 'eager'}, {impl}"
+        for impl, mode in variants(options, device, name):
             one, rename = copy.deepcopy(network), to_ours if name == "timm" else dict
-            steps[label] = Step(one, compute_loss, options.precision, impl, compiled, rename)
+            label = f"{name}, {mode}, {impl}"
+            steps[label] = Step(one, compute_loss, options.precision, impl, mode, rename)
     with torch.device("meta"):
         shadow = create_model(options.model)
         example = torch.empty(1, 3, options.image_size, options.image_size)
     return steps, count_flops(lambda: shadow(example))
 
 
-def variants(options: argparse.Namespace, device: torch.device, way: str) -> list[tuple[Impl, bool]]:
-    """Kernels, and whether compiled, of a way; masked and timm's networks come with PyTorch's operations."""
-    impls: list[Impl] = ["torch"]
+def variants(options: argparse.Namespace, device: torch.device, way: str) -> list[tuple[Impl, Mode]]:
+    """Kernels and modes of a way; masked and timm's networks come with PyTorch's operations."""
+    modes: list[Mode] = ["eager", "compiled"] if options.compile and way != "minkowski" else ["eager"]
+    found: list[tuple[Impl, Mode]] = [("torch", mode) for mode in modes]
     if way in ("tiles", "ours") and device.type == "cuda":
-        impls.append("triton")
-    compiled = [False, True] if options.compile and way != "minkowski" else [False]
-    return [(impl, each) for impl in impls for each in compiled]
+        found += [("triton", mode) for mode in modes]
+        if options.compile:
+            found.append(("triton", "graphs"))
+    return found
 
 
 def minkowski_runs(options: argparse.Namespace) -> bool:
@@ -225,9 +232,10 @@ def compare(
     task: str, steps: dict[str, Step], flops: float, rate: float, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Check that all ways agree, time them in turns, print a table; its rows."""
-    check_agreement(steps, BUDGET[options.precision])
-    device = torch.device(options.device)
-    memory = {name: peak_memory(step, device) for name, step in steps.items()}
+    names = check_agreement(steps, BUDGET[options.precision], time.monotonic() + options.seconds)
+    steps, device = {name: steps[name] for name in names}, torch.device(options.device)
+    # CUDA graphs keep memory of their own, which this would leave out.
+    memory = {name: peak_memory(step, device) for name, step in steps.items() if step.mode != "graphs"}
     seconds = time_side_by_side(dict(steps), options.repeats, device)
     first = next(iter(steps))
     table = Table(
@@ -243,24 +251,38 @@ def compare(
         spread = Spread.of([1e3 * value for value in each])
         speed = 1e3 * options.batch / spread.median
         gain, share = ratios(seconds[first], each), flops * speed / rate
-        table.add_row(name, str(spread), f"{speed:.0f}", str(gain), f"{memory[name]:.0f}", f"{share:.1%}")
+        megabytes = f"{memory[name]:.0f}" if name in memory else ""
+        table.add_row(name, str(spread), f"{speed:.0f}", str(gain), megabytes, f"{share:.1%}")
         rows.append(
             {"way": name, "ms": vars(spread), "images_per_s": speed, "gain": vars(gain)}
-            | {"memory_mb": memory[name], "model_flop_utilisation": share}
+            | {"memory_mb": memory.get(name), "model_flop_utilisation": share}
         )
     Console(width=140).print(table)
     return rows
 
 
-def check_agreement(steps: dict[str, Step], budget: float) -> None:
-    """Losses and all gradients together, against the first way.
+def check_agreement(steps: dict[str, Step], budget: float, deadline: float = math.inf) -> list[str]:
+    """Losses and all gradients together, against the first way; the ways that fit into memory and time.
+
+    Args:
+        deadline: begin no way when `time.monotonic()` is past it
 
     Raises:
-        SystemExit: a way is farther off than the budget
+        SystemExit: a way is farther off than the budget, or none is left
     """
     expected: tuple[Tensor, dict[str, Tensor]] | None = None
+    names: list[str] = []
     for name, step in steps.items():
-        loss, gradients = step.backward().detach().double(), step.take_gradients()
+        if time.monotonic() > deadline:
+            print(f"{name}: no time left")
+            continue
+        try:
+            loss, gradients = step.backward().detach().double(), step.take_gradients()
+        except torch.OutOfMemoryError:
+            print(f"{name}: out of memory")
+            step.optimizer.zero_grad()
+            continue
+        names.append(name)
         expected = expected or (loss, gradients)
         distances = [(gradients[key] - each).norm() for key, each in expected[1].items()]
         apart = float(
@@ -268,7 +290,10 @@ def check_agreement(steps: dict[str, Step], budget: float) -> None:
         )
         print(f"{name}: loss {loss:.5f}, gradients {apart:.1e} apart")
         if not (apart < budget and abs(loss - expected[0]) < budget * abs(expected[0])):
-            raise SystemExit(f"{name} does not agree with {next(iter(steps))}: nothing is timed")
+            raise SystemExit(f"{name} does not agree with {names[0]}: nothing is timed")
+    if not names:
+        raise SystemExit("no way fits: choose a smaller --batch, or more --seconds")
+    return names
 
 
 def show_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:

@@ -37,3 +37,23 @@ def test_what_does_not_agree_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> No
         ways[name] = step.Step(model, lambda model: model(ones(3, 2)).square().mean(), "float32")
     with pytest.raises(SystemExit, match="second does not agree with first"):
         step.check_agreement(ways, 1e-3)
+
+
+def test_what_does_not_fit_or_begins_too_late_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import step
+    from torch import OutOfMemoryError, nn, ones
+
+    def full(model: nn.Module) -> None:
+        raise OutOfMemoryError
+
+    def fits(model: nn.Module) -> object:
+        return model(ones(3, 2)).square().mean()
+
+    model = nn.Linear(2, 1)
+    ways = {
+        name: step.Step(model, compute, "float32") for name, compute in (("large", full), ("small", fits))
+    }
+    assert step.check_agreement(ways, 1e-3) == ["small"]
+    with pytest.raises(SystemExit, match="smaller --batch"):
+        step.check_agreement(ways, 1e-3, deadline=0.0)
