@@ -4,7 +4,7 @@
 
 Triton compiles a kernel where it is first called, one after another, for up to half a minute each, and keeps
 it on disk. Here processes call them side by side, each once, on the smallest input: over visible tiles for
-pre-training and over dense maps for fine-tuning, in bf16, with parameters in float32, as autocast leaves them,
+pre-training and over dense maps for fine-tuning, in bf16; parameters are in float32, as autocast leaves them,
 and in bf16, as the benchmarks of single kernels have them.
 """
 

@@ -1,10 +1,11 @@
 """What is compiled ahead is what the networks call."""
 
-import importlib.metadata
 from pathlib import Path
 
 import pytest
 import torch
+
+from models.kernels.choice import OLDEST_TRITON, triton_version
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -21,7 +22,7 @@ def test_jobs_are_tiles_maps_and_widths_of_a_network(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(
-    not any(importlib.metadata.packages_distributions().get("triton", [])), reason="no Triton"
+    (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
 )
 @pytest.mark.parametrize("job", [("tiles", 2, 3), ("map", 4, 3), ("grn", 1, 8)])
 def test_a_job_calls_a_kernel(job: tuple[str, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
