@@ -11,7 +11,6 @@ from fcmae.engine.preflight import check_device
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import read_settings
 from finetune.config import FinetuneConfig
-from finetune.prepare import index_file
 from finetune.resolve import read_header, weights_file
 
 
@@ -51,6 +50,8 @@ def is_own_data(data: str | None, run: RunFolder | None) -> bool:
     Raises:
         UserError: the run's settings or lists are damaged
     """
+    from finetune.prepare import index_file  # imports models/, which the command line first sees to be ours
+
     if run is None or data is None:
         return run is not None
     trained_on = own_config(run).data
