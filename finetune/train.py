@@ -84,7 +84,7 @@ class FinetuneTask(Task):
         self.mean, self.std = channel_statistics(in_chans, config.images.mean, config.images.std)
         self.train_data, self.val_data = open_data(config, run)
         check_batch(config, len(self.train_data.labels))
-        self.classes = self.train_data.classes
+        self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
         view = training_transform(self.size, config.images, config.augment, self.mean)
@@ -123,7 +123,7 @@ class FinetuneTask(Task):
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.train_data.source, batch.broken)
         images = to_float(batch.to(self.device).data, self.mean, self.std)
-        targets = self.train_data.labels[batch.shown].to(self.device)
+        targets = self.labels[batch.shown.to(self.device, non_blocking=True)]
         smoothing = self.config.augment.label_smoothing
         if self.erase is not None:
             images = self.erase(images)
@@ -131,12 +131,10 @@ class FinetuneTask(Task):
             images, targets = self.mix(images, targets)
             smoothing = 0.0  # the mixed targets are smooth already
         logits = self.model(images).float()
-        total = F.cross_entropy(
+        losses = F.cross_entropy(
             logits, targets, self.class_weights, reduction="sum", label_smoothing=smoothing
         )
-        return total / len(
-            logits
-        ), {}  # by the images, not by their weights: however a batch is cut, the same
+        return losses / len(logits), {}  # by the images and not by their weights, however a batch is cut
 
     def describe(self, batch: Batch) -> list[str]:
         return [self.train_data.source.name(index) for index in batch.shown.tolist()]

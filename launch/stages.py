@@ -37,8 +37,6 @@ class Stage:
 
 def check_job(name: str, submission: Submission) -> None:
     """Let the cluster refuse what is asked of it, while nothing has been written yet."""
-    if name in MEASURING and submission.job.processes > 1:
-        raise UserError(f"fcmae {name} runs in one process: leave --nodes and --tasks-per-node at 1")
     if submission.job.cluster == "slurm":
         folder = Path.cwd() / JOBS
         check_cluster(batch_script(script_options(submission, folder, HOME, f"fcmae-{name}"), folder))

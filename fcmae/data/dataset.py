@@ -146,8 +146,9 @@ class Batch:
     broken: list[tuple[int, str]]
 
     def pin_memory(self) -> "Batch":
-        """Move the images to memory that a GPU can copy from while it computes."""
-        return replace(self, data=tree_map(Tensor.pin_memory, self.data))
+        """Move images and numbers to memory that a GPU can copy from while it computes."""
+        data, shown = tree_map(Tensor.pin_memory, self.data), self.shown.pin_memory()
+        return replace(self, data=data, shown=shown)
 
     def to(self, device: torch.device) -> "Batch":
         """Move the images to a device, without waiting where they are pinned; the indices stay on the CPU."""

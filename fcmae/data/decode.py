@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.io import ImageReadMode, decode_image
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
 ValueRange = tuple[float, float]
@@ -69,7 +69,7 @@ def read_image(
 
 def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     """Read with torchvision where it gives what is asked, otherwise with Pillow or tifffile."""
-    data = read_file(str(path))
+    data = torch.from_numpy(np.fromfile(path, np.uint8))  # torchvision takes no name that is not UTF-8
     jpeg_size = _jpeg_size(memoryview(data.numpy()))
     if jpeg_size is not None and channels in (1, 3):
         _check_size(jpeg_size, max_pixels)

@@ -1,6 +1,7 @@
 """Every format and colour mode against Pillow's own conversion, and what is refused."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def save(tmp_path: Path) -> Save:
         return tmp_path / f"image{suffix}"
 
     return save
+
+
+def test_a_name_that_is_not_utf_8(save: Save) -> None:
+    path = save(photo("RGB"), ".png")
+    renamed = path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.png"))
+    assert torch.equal(read_image(renamed, 3), as_pillow(renamed, "RGB"))
 
 
 LOSSLESS = [
