@@ -1,12 +1,9 @@
 """The result of pre-training: the encoder as a safetensors file that says what it is."""
 
-import json
 from pathlib import Path
 
-from safetensors.torch import save
-
 from fcmae.config import PretrainConfig
-from fcmae.engine.files import write_atomically
+from fcmae.engine.files import write_safetensors
 from fcmae.model import FCMAE
 
 
@@ -35,6 +32,4 @@ def export_encoder(
         "value_range": config.images.value_range,
         "pretraining": {"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
     }
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.encoder.state_dict().items()}
-    with write_atomically(path) as file:
-        file.write(save(weights, metadata={name: json.dumps(value) for name, value in metadata.items()}))
+    write_safetensors(path, model.encoder.state_dict(), metadata)

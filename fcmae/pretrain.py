@@ -109,7 +109,7 @@ class PretrainTask(Task):
         return parameter_groups(self.model, weight_decay)
 
     def batches(self, start_step: int, total_steps: int) -> Any:
-        world, workers = current_world(), self.config.images.workers
+        world = current_world()
         sampler = StepSampler(
             len(self.dataset),
             self.config.batch_size,
@@ -120,7 +120,7 @@ class PretrainTask(Task):
             rank=world.rank,
             world=world.size,
         )
-        workers = choose_workers(self.device) if workers is None else workers
+        workers = choose_workers(self.device, self.config.images.workers)
         return make_loader(self.dataset, sampler, workers, self.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -43,7 +43,7 @@ class Probe:
         device: torch.device,
     ) -> None:
         assert config.probe_data is not None
-        workers = choose_workers(device) if config.images.workers is None else config.images.workers
+        workers = choose_workers(device, config.images.workers)
         share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
         self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
         self.splits = open_splits(

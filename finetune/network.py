@@ -3,7 +3,6 @@
 Shapes: B batch, D features of an image.
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from fcmae.data.config import CROP_PCT
@@ -20,7 +19,7 @@ from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_atomically
+from fcmae.engine.files import write_safetensors
 from finetune.config import FinetuneConfig
 from finetune.resolve import pair, read_header, weights_file
 from models.convnext import ConvNeXt, create_model
@@ -182,7 +181,7 @@ class Trained:
 
     def reader(self, batch_size: int, workers: int | None, device: torch.device) -> Reader:
         """Prepares images for this network; workers are chosen where none is given."""
-        workers = choose_workers(device) if workers is None else workers
+        workers = choose_workers(device, workers)
         return Reader(self.image_size, self.crop_pct, self.mean, self.std, batch_size, workers, device)
 
 
@@ -271,9 +270,7 @@ def save_network(
         "value_range": config.images.value_range,
         "metrics": metrics,
     }
-    weights = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
-    with write_atomically(path) as file:
-        file.write(save(weights, metadata={name: json.dumps(value) for name, value in metadata.items()}))
+    write_safetensors(path, state, metadata)
 
 
 def _load(path: Path) -> Weights:

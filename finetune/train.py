@@ -96,8 +96,7 @@ class FinetuneTask(Task):
         self.class_weights = self.rarity.to(device) if config.balance == "loss" else None
         self.broken = BrokenList(run.path / "broken_images.txt")
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")
-        workers = config.images.workers
-        self.workers = choose_workers(device) if workers is None else workers
+        self.workers = choose_workers(device, config.images.workers)
         share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
         self.reader = Reader(self.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
 

@@ -261,12 +261,14 @@ def _end_when_main_says() -> None:
     os._exit(0)
 
 
-def choose_workers(device: torch.device, processes: int | None = None) -> int:
-    """Number of workers for each of `processes` training processes of this machine; none counts the run's.
+def choose_workers(device: torch.device, wanted: int | None = None, processes: int | None = None) -> int:
+    """Number of workers, where none is wanted, for each of `processes` of this machine; none counts the run's.
 
     On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
     per task of a SLURM job are those of one process already.
     """
+    if wanted is not None:
+        return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= processes or current_world().local_size
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)

@@ -69,14 +69,14 @@ def read_image(
 
 def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     """Read with torchvision where it gives what is asked, otherwise with Pillow or tifffile."""
-    data = torch.from_numpy(np.fromfile(path, np.uint8))  # torchvision takes no name that is not UTF-8
-    jpeg_size = _jpeg_size(memoryview(data.numpy()))
+    data = np.fromfile(path, np.uint8)  # torchvision takes no name that is not UTF-8
+    jpeg_size = _jpeg_size(data.data)
     if jpeg_size is not None and channels in (1, 3):
         _check_size(jpeg_size, max_pixels)
         with suppress(RuntimeError):  # Pillow says better what is wrong
             return _read_with_torchvision(data, channels)
     try:
-        image: Image.Image = Image.open(io.BytesIO(data.numpy()), formats=_PILLOW_FORMATS)  # only the header
+        image: Image.Image = Image.open(io.BytesIO(data.data), formats=_PILLOW_FORMATS)  # only the header
     except Image.UnidentifiedImageError:
         if path.suffix.lower() in (".tif", ".tiff"):
             return _read_with_tifffile(path, max_pixels)
@@ -108,8 +108,8 @@ def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
     return None
 
 
-def _read_with_torchvision(data: Tensor, channels: int) -> np.ndarray:
-    image = decode_image(data, _TORCHVISION_MODES[channels], apply_exif_orientation=True)
+def _read_with_torchvision(data: np.ndarray, channels: int) -> np.ndarray:
+    image = decode_image(torch.from_numpy(data), _TORCHVISION_MODES[channels], apply_exif_orientation=True)
     return image.permute(1, 2, 0).numpy()
 
 
