@@ -262,10 +262,11 @@ def _end_when_main_says() -> None:
 
 
 def choose_workers(device: torch.device, wanted: int | None = None, processes: int | None = None) -> int:
-    """Number of workers, where none is wanted, for each of `processes` of this machine; none counts the run's.
+    """Number of workers of each training process: as many as wanted, else by device and cores.
 
     On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
-    per task of a SLURM job are those of one process already.
+    are shared by the `processes` of this machine, by default the run's; SLURM's cores per task are of one
+    process already.
     """
     if wanted is not None:
         return wanted
