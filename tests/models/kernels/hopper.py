@@ -1,5 +1,6 @@
 """Compile the depthwise kernels for a Hopper GPU, whether one is there or not; print multiply-adds by kernel.
 
+Printed as well: the numbers that may change without another compilation.
 Run as a program: once Triton is imported to interpret kernels, the same process cannot compile them.
 """
 
@@ -29,4 +30,9 @@ def multiply_adds(kernel: Any, side: int, channels: int) -> int:
 
 if __name__ == "__main__":
     kernels = (depthwise_triton._convolve, depthwise_triton._weight_gradient)
-    print(json.dumps({kernel.__name__: multiply_adds(kernel, 2, 40) for kernel in kernels}))
+    varying = [sorted(each.name for each in kernel.params if each.do_not_specialize) for kernel in kernels]
+    print(
+        json.dumps(
+            {kernel.__name__: multiply_adds(kernel, 2, 40) for kernel in kernels} | {"varying": varying}
+        )
+    )
