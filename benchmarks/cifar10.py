@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.progress import track
 
 from fcmae.data.names import is_folder
@@ -136,6 +137,7 @@ def draw(curves: dict[Cell, list[float]], path: Path) -> None:
                     axes.plot(range(1, len(values) + 1), values, color=color, label=label, linewidth=1.6)
         axes.set_title(f"ConvNeXt {version}, {share:.0%} of the labels", loc="left", fontsize=10)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("top-1 on the test images, %")
     panels[0].legend(frameon=False, loc="lower right")
