@@ -20,9 +20,8 @@ from models.kernels.grn import gelu_grn
 from models.sizes import find_size
 
 DECODER_WIDTH = 512
-Job = tuple[
-    str, int, int, torch.dtype
-]  # operation, side of the tile or map, channels, type of the parameters
+# Operation, side of the tile or map, channels, type of the parameters.
+Job = tuple[str, int, int, torch.dtype]
 
 
 def main() -> None:

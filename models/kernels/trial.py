@@ -15,11 +15,8 @@ from models.kernels.depthwise import depthwise_map, depthwise_tiles
 from models.kernels.grn import gelu_grn
 
 Operation = Callable[..., Tensor]  # of an Impl and the inputs
-TILES = (
-    (8, 40),
-    (4, 64),
-    (2, 64),
-)  # sides and channels: one channel to a thread, and not a warp full; then two
+# Sides and channels: one channel to a thread, and not a warp full; then two.
+TILES = ((8, 40), (4, 64), (2, 64))
 BUDGET = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
