@@ -31,9 +31,10 @@ from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
-from fcmae.engine.loop import Summary, train
+from fcmae.engine.loop import train
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.precision import pick_device
+from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.export import export_encoder

@@ -16,8 +16,9 @@ from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.distributed import current_world
-from fcmae.engine.loop import Summary, train
+from fcmae.engine.loop import train
 from fcmae.engine.precision import pick_device
+from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from finetune.augment import mixing, random_erasing, training_transform

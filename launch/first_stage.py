@@ -11,7 +11,7 @@ from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 
 if TYPE_CHECKING:
-    from fcmae.engine.loop import Summary
+    from fcmae.engine.progress import Summary
     from fcmae.engine.run_folder import RunFolder
 
 

@@ -10,8 +10,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from fcmae.engine.display import format_duration
 from fcmae.engine.errors import UserError
-from fcmae.engine.progress import format_duration
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import Parser
 from launch.records import State, cluster_state, find_runs, notes, read_record

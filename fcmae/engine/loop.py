@@ -5,7 +5,6 @@ import math
 import random
 import time
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.distributed import current_world, from_main, gather_lists, largest, raise_together
+from fcmae.engine.display import ProgressDisplay
+from fcmae.engine.distributed import current_world, from_main, largest
 from fcmae.engine.errors import UserError
-from fcmae.engine.figures import StepFigures, finite_mean, not_finite_error, read_values
+from fcmae.engine.figures import StepFigures, StepLog
 from fcmae.engine.parallel import ParallelTask, total_norm
 from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
-from fcmae.engine.progress import ProgressDisplay
+from fcmae.engine.progress import Criterion, Progress, Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
 from fcmae.engine.signals import StopSignals
@@ -26,39 +26,6 @@ from fcmae.engine.task import Task
 from models.kernels.trial import try_kernels
 
 SECONDS_BETWEEN_CURVES = 30.0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What came of a run.
-
-    Args:
-        steps: optimiser steps done
-        first_loss: loss of the very first step, before anything was learned
-        last_loss: mean loss of the last epoch, or of the steps so far where the first epoch is unfinished
-        seconds: time spent, over all the times the run was resumed
-        interrupted: number of the signal that stopped the run early; none when it is complete
-    """
-
-    steps: int
-    first_loss: float
-    last_loss: float
-    seconds: float
-    interrupted: int | None
-
-
-@dataclass
-class Progress:
-    """How far a run is. A checkpoint holds it beside the state of task, optimiser and loss scaler."""
-
-    step: int = 0
-    finished_epochs: int = 0
-    epoch_loss_sum: float = 0.0
-    first_loss: float = math.nan
-    last_epoch_loss: float | None = None
-    best: float | None = None
-    best_epoch: int = 0
-    seconds: float = 0.0
 
 
 def train(
@@ -71,7 +38,7 @@ def train(
     seed: int,
     device: torch.device,
     run: RunFolder,
-    best: tuple[str, Literal["min", "max"]] | None = None,
+    best: Criterion | None = None,
     patience: int | None = None,
 ) -> Summary:
     """Train a task to the end of its last epoch, or until a signal to stop; go on where the run left off.
@@ -98,7 +65,7 @@ def train(
     """
     trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best, patience)
     trainer.resume()
-    with StopSignals() as stop, trainer.display():
+    with StopSignals() as stop, trainer.display:
         received = None
         while not trainer.complete and received is None:
             if trainer.at_end_of_epoch:
@@ -113,7 +80,7 @@ def train(
         if trainer.unsaved:
             trainer.save()
     trainer.parallel.finish()
-    return trainer.summary(interrupted=None if trainer.complete else received)
+    return trainer.progress.summary(interrupted=None if trainer.complete else received)
 
 
 @dataclass
@@ -128,7 +95,7 @@ class Trainer:
     seed: int
     device: torch.device
     run: RunFolder
-    best: tuple[str, Literal["min", "max"]] | None
+    best: Criterion | None
     patience: int | None
 
     def __post_init__(self) -> None:
@@ -143,7 +110,6 @@ class Trainer:
         self.scaler = loss_scaler(self.precision, self.device)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
         self.progress = Progress()
-        self.pending: list[StepFigures] = []
 
     def resume(self) -> None:
         """Continue from the newest good checkpoint, or start."""
@@ -161,11 +127,14 @@ class Trainer:
             self.progress = Progress(**state["progress"])
         self._require_same_start()
         self.run.start_log(self.progress.step, self.progress.finished_epochs)
+        steps_per_epoch = self.task.steps_per_epoch
+        self.display = ProgressDisplay(self.progress.step, self.total_steps, steps_per_epoch)
+        self.log = StepLog(self.run, self.display, self.scaler, self.batch_size, steps_per_epoch)
         self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
         self.task.model.train()
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
         self.started = time.monotonic() - self.progress.seconds
-        self.last_saved = self.last_read = time.monotonic()
+        self.last_saved = time.monotonic()
         self.last_drawn = -math.inf
 
     def _require_same_start(self) -> None:
@@ -176,11 +145,6 @@ class Trainer:
                 f"{self.checkpoints.folder}: this process finds step {self.progress.step} there, others up "
                 f"to {last}: is the folder on a file system that all machines share?"
             )
-
-    def display(self) -> ProgressDisplay:
-        """The progress display, from where the run is."""
-        self.shown = ProgressDisplay(self.progress.step, self.total_steps, self.task.steps_per_epoch)
-        return self.shown
 
     def step(self) -> None:
         """Take one optimiser step over `accumulate` micro-batches. Nothing here waits for the device."""
@@ -201,7 +165,7 @@ class Trainer:
         figures["grad_norm"] = self._update(lr)
         self.progress.step = step + 1
         self.task.optimizer_stepped(step + 1)
-        self.pending.append(StepFigures(step + 1, lr, files, figures))
+        self.log.add(StepFigures(step + 1, lr, files, figures))
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(
@@ -228,38 +192,12 @@ class Trainer:
         return norm
 
     def read_figures(self) -> None:
-        """Log the means over the pending steps: the one place that waits for the device.
+        """Read and log the figures of the steps since the last time: the one place that waits for the device.
 
         Raises:
             UserError: a loss or a gradient norm is not finite
         """
-        if not self.pending:
-            return
-        progress = self.progress
-        values = read_values(self.pending)
-        for figures, row in zip(self.pending, values, strict=True):
-            self._require_finite(figures, row)
-            progress.epoch_loss_sum += row["loss"]
-        if progress.step == len(self.pending):
-            progress.first_loss = values[0]["loss"]
-        now = time.monotonic()
-        means = {name: finite_mean([row[name] for row in values]) for name in values[0]}
-        speed = len(values) * self.batch_size / (now - self.last_read)
-        epoch = progress.step / self.task.steps_per_epoch
-        lr = self.pending[-1].lr
-        self.run.log({"step": progress.step, "epoch": epoch, **means, "lr": lr, "images_per_s": speed})
-        self.shown.update(progress.step, means["loss"], speed)
-        self.pending = []
-        self.last_read = now
-
-    def _require_finite(self, figures: StepFigures, values: dict[str, float]) -> None:
-        skipped = self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0  # fp16 tries a smaller scale
-        for name in ("loss", "grad_norm"):
-            if math.isfinite(values[name]) or (name == "grad_norm" and skipped):
-                continue
-            figures.files = gather_lists(figures.files)
-            self.run.log({"step": figures.step, "lr": figures.lr, "not_finite": name, "files": figures.files})
-            raise_together(not_finite_error(figures, name, self.run.log_file))
+        self.progress.add_losses(self.log.read())
 
     def finish_epoch(self) -> None:
         """Evaluate, log the epoch, redraw the curves, and save if it is time."""
@@ -270,26 +208,14 @@ class Trainer:
             metrics = self.task.evaluate(epoch)
         self.task.model.train()
         self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
-        progress.finished_epochs, progress.last_epoch_loss, progress.epoch_loss_sum = epoch, loss, 0.0
-        better = self._is_best({"loss": loss, **metrics})
+        progress.finish_epoch(loss)
+        better = progress.note_best({"loss": loss, **metrics}, self.best)
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
             self.run.draw_curves(self.best[0] if self.best else "loss")
             self.last_drawn = time.monotonic()
         if better or self.complete or epoch % self.loop.save_every == 0:
             self.save(best=better)
-        self.last_read = time.monotonic()
-
-    def _is_best(self, metrics: dict[str, float]) -> bool:
-        if self.best is None:
-            return False
-        name, direction = self.best
-        value, record = metrics.get(name), self.progress.best
-        if value is None or not math.isfinite(value):
-            return False
-        if record is not None and (value >= record if direction == "min" else value <= record):
-            return False
-        self.progress.best, self.progress.best_epoch = value, self.progress.finished_epochs
-        return True
+        self.log.restart_clock()
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint. All losses are read first, so that none holds a value that is not finite."""
@@ -302,7 +228,8 @@ class Trainer:
         }
         from_main(lambda: self.checkpoints.save(state, self.progress.step, best))
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
-        self.last_saved = self.last_read = time.monotonic()
+        self.last_saved = time.monotonic()
+        self.log.restart_clock()
 
     @property
     def complete(self) -> bool:
@@ -319,7 +246,7 @@ class Trainer:
     @property
     def log_due(self) -> bool:
         """Whether it is time for a line of the log."""
-        return len(self.pending) >= self.loop.log_every
+        return len(self.log) >= self.loop.log_every
 
     @property
     def save_due(self) -> bool:
@@ -331,14 +258,6 @@ class Trainer:
     def unsaved(self) -> bool:
         """Whether the newest checkpoint is behind."""
         return (self.progress.step, self.progress.finished_epochs) != self.saved_at
-
-    def summary(self, interrupted: int | None) -> Summary:
-        """What came of the run so far."""
-        progress = self.progress
-        last_loss = progress.last_epoch_loss
-        if last_loss is None:
-            last_loss = progress.epoch_loss_sum / progress.step if progress.step else math.nan
-        return Summary(progress.step, progress.first_loss, last_loss, progress.seconds, interrupted)
 
 
 def seed_everything(seed: int, step: int) -> None:

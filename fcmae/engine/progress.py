@@ -1,79 +1,73 @@
-"""Progress that a person can follow: a bar on a terminal, a line now and then elsewhere."""
+"""How far a run is, the best of its epochs, and what came of it."""
 
-import time
-from types import TracebackType
+import math
+from dataclasses import dataclass
+from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-SECONDS_BETWEEN_LINES = 10.0
+Criterion = tuple[str, Literal["min", "max"]]
+"""The figure that chooses the best epoch, and whether low or high is good."""
 
 
-class ProgressDisplay:
-    """Shows how far a run is, its loss, its speed and the time that is left.
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
 
     Args:
-        start_step: optimiser steps done when this process took over
-        total_steps: optimiser steps of the whole run
-        steps_per_epoch: optimiser steps of one epoch
-        console: where to show it; standard output by default
+        steps: optimiser steps done
+        first_loss: loss of the very first step, before anything was learned
+        last_loss: mean loss of the last epoch, or of the steps so far where the first epoch is unfinished
+        seconds: time spent, over all the times the run was resumed
+        interrupted: number of the signal that stopped the run early; none when it is complete
     """
 
-    def __init__(
-        self, start_step: int, total_steps: int, steps_per_epoch: int, console: Console | None = None
-    ) -> None:
-        self.start_step = start_step
-        self.total_steps = total_steps
-        self.steps_per_epoch = steps_per_epoch
-        self.console = console or Console(soft_wrap=True, highlight=False)
-        self._started = time.monotonic()
-        self._last_line = -float("inf")
-        self._bar: Progress | None = None
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=self.console,
-                expand=True,
-            )
-            self._row = self._bar.add_task("", total=total_steps, completed=start_step, figures="")
-
-    def __enter__(self) -> "ProgressDisplay":
-        if self.start_step:
-            self.console.print(f"going on after step {self.start_step} of {self.total_steps}")
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, step: int, loss: float, images_per_s: float) -> None:
-        """Show the state after `step` optimiser steps; elsewhere than on a terminal, not too often."""
-        epochs = self.total_steps // self.steps_per_epoch
-        epoch = f"epoch {min((step - 1) // self.steps_per_epoch + 1, epochs)}/{epochs}"
-        left = f"{format_duration(self._seconds_left(step))} left"
-        figures = f"loss {loss:.4f}  {images_per_s:.0f} images/s  {left}"
-        if self._bar is not None:
-            self._bar.update(self._row, description=epoch, completed=step, figures=figures)
-            return
-        now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.total_steps:
-            self._last_line = now
-            self.console.print(f"{epoch}  step {step}/{self.total_steps}  {figures}")
-
-    def _seconds_left(self, step: int) -> float:
-        done = max(step - self.start_step, 1)
-        return (time.monotonic() - self._started) / done * (self.total_steps - step)
+    steps: int
+    first_loss: float
+    last_loss: float
+    seconds: float
+    interrupted: int | None
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as `0:42`, `12:05` or `3:07:00`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+@dataclass
+class Progress:
+    """How far a run is. A checkpoint holds it beside the state of task, optimiser and loss scaler."""
+
+    step: int = 0
+    finished_epochs: int = 0
+    epoch_loss_sum: float = 0.0
+    first_loss: float = math.nan
+    last_epoch_loss: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+    def add_losses(self, losses: list[float]) -> None:
+        """Count the losses of the newest steps, oldest first."""
+        if losses and self.step == len(losses):
+            self.first_loss = losses[0]
+        for loss in losses:
+            self.epoch_loss_sum += loss
+
+    def finish_epoch(self, loss: float) -> None:
+        """Begin the next epoch after one with this mean loss."""
+        self.finished_epochs += 1
+        self.last_epoch_loss, self.epoch_loss_sum = loss, 0.0
+
+    def note_best(self, figures: dict[str, float], criterion: Criterion | None) -> bool:
+        """Whether the epoch just finished is the best so far by its figures; remembered if so."""
+        if criterion is None:
+            return False
+        name, direction = criterion
+        value = figures.get(name)
+        if value is None or not math.isfinite(value):
+            return False
+        if self.best is not None and (value >= self.best if direction == "min" else value <= self.best):
+            return False
+        self.best, self.best_epoch = value, self.finished_epochs
+        return True
+
+    def summary(self, interrupted: int | None) -> Summary:
+        """What came of the run so far."""
+        last_loss = self.last_epoch_loss
+        if last_loss is None:
+            last_loss = self.epoch_loss_sum / self.step if self.step else math.nan
+        return Summary(self.step, self.first_loss, last_loss, self.seconds, interrupted)

@@ -1,54 +1,44 @@
-"""What a person sees of a run that goes on."""
+"""How far a run is: the losses it counts, and which epoch it calls the best."""
 
-import io
+import math
+from typing import Any
 
 import pytest
-from rich.console import Console
 
-from fcmae.engine import progress
-from fcmae.engine.progress import ProgressDisplay, format_duration
+from fcmae.engine.progress import Progress
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_plain_lines_come_now_and_then_and_at_the_end(clock: list[float]) -> None:
-    output = io.StringIO()
-    with ProgressDisplay(0, 100, 10, Console(file=output, width=200)) as display:
-        for step in range(1, 101):
-            clock[0] += 1.0
-            display.update(step, 1.0 / step, 64.0)
-    lines = output.getvalue().splitlines()
-    assert [line.split("  ")[1] for line in lines] == [
-        f"step {step}/100" for step in (1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 100)
-    ]
-    assert lines[1] == "epoch 2/10  step 11/100  loss 0.0909  64 images/s  1:29 left"
-
-
-def test_time_left_counts_only_what_this_process_did(clock: list[float]) -> None:
-    output = io.StringIO()
-    with ProgressDisplay(90, 100, 10, Console(file=output, width=200)) as display:
-        clock[0] += 60.0
-        display.update(95, 1.0, 64.0)
-    first, second = output.getvalue().splitlines()
-    assert first == "going on after step 90 of 100"
-    assert second.endswith("1:00 left")
-
-
-def test_terminal_shows_a_bar_with_the_figures() -> None:
-    output = io.StringIO()
-    with ProgressDisplay(0, 100, 10, Console(file=output, width=100, force_terminal=True)) as display:
-        display.update(50, 0.75, 64.0)
-    for part in ("epoch 5/10", "50/100", "loss 0.7500", "64 images/s"):
-        assert part in output.getvalue()
+def test_the_first_loss_is_that_of_the_first_step_alone() -> None:
+    progress = Progress()
+    for step, losses in ((2, [4.0, 2.0]), (2, []), (3, [1.0])):
+        progress.step = step
+        progress.add_losses(losses)
+    assert progress.summary(None).first_loss == 4.0
+    assert progress.summary(None).last_loss == pytest.approx(7 / 3)
+    progress.finish_epoch(1.5)
+    assert (progress.finished_epochs, progress.epoch_loss_sum) == (1, 0.0)
+    assert progress.summary(None).last_loss == 1.5
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (725, "12:05"), (11220, "3:07:00")]
+    ("direction", "values", "best"),
+    [("max", [1.0, 0.5, 1.0, 2.0], [1, 4]), ("min", [1.0, 0.5, 0.5, 2.0], [1, 2])],
 )
-def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_the_first_of_equal_epochs_stays_the_best(
+    direction: Any, values: list[float], best: list[int]
+) -> None:
+    progress, chosen = Progress(), []
+    for value in values:
+        progress.finish_epoch(0.0)
+        if progress.note_best({"score": value}, ("score", direction)):
+            chosen.append(progress.finished_epochs)
+    assert chosen == best
+    assert progress.best_epoch == best[-1]
+
+
+@pytest.mark.parametrize("figures", [{}, {"score": math.nan}, {"score": math.inf}])
+def test_an_epoch_without_a_finite_figure_is_never_the_best(figures: dict[str, float]) -> None:
+    progress = Progress(finished_epochs=1)
+    assert not progress.note_best(figures, ("score", "max"))
+    assert not progress.note_best({"score": 1.0}, None)
+    assert progress.best is None

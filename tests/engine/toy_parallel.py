@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.distributed import current_world, from_main, joined, mean_over_processes
 from fcmae.engine.errors import UserError
-from fcmae.engine.loop import Summary, Task, train
+from fcmae.engine.loop import train
+from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.task import Task
 
 STEPS_PER_EPOCH = 4
 EPOCHS = 3

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.loop import Summary, Task, train
+from fcmae.engine.loop import train
+from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.task import Task
 
 STEPS_PER_EPOCH = 5
 EPOCHS = 3

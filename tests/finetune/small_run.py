@@ -6,7 +6,7 @@ from typing import Any
 
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.loop import Summary
+from fcmae.engine.progress import Summary
 from finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
 from finetune.prepare import prepare
 from finetune.train import finetune
