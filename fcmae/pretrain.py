@@ -60,16 +60,7 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     task = PretrainTask(config, run, device)
-    summary = train(
-        task,
-        optim=config.optim,
-        loop=config.loop,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=device,
-        run=run,
-    )
+    summary = train(task, config, device=device, run=run)
     if current_world().is_main:
         task.write_results()
     return summary

@@ -43,18 +43,8 @@ def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     task = FinetuneTask(config, run, device)
-    summary = train(
-        task,
-        optim=config.optim,
-        loop=config.loop,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=device,
-        run=run,
-        best=(config.best, best_direction(config.best)),
-        patience=config.patience,
-    )
+    best = (config.best, best_direction(config.best))
+    summary = train(task, config, device=device, run=run, best=best, patience=config.patience)
     if current_world().is_main:
         task.write_results()
     return summary

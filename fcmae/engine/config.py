@@ -1,7 +1,7 @@
 """The settings that every kind of training shares: optimiser, and how a run is kept."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from fcmae.engine.errors import UserError
 
@@ -99,3 +99,21 @@ class LoopConfig:
                 raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
         if self.save_minutes < 0:
             raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")
+
+
+class TrainingConfig(Protocol):
+    """What the loop reads of the settings of a training: each kind of training has a dataclass with these.
+
+    Args:
+        epochs: epochs of the whole run
+        batch_size: images of one optimiser step, over all processes and accumulated parts
+        seed: of whatever a step draws, dropout and drop path for example
+        optim: optimiser and schedule
+        loop: precision, and what is written when
+    """
+
+    epochs: int
+    batch_size: int
+    seed: int
+    optim: OptimConfig
+    loop: LoopConfig

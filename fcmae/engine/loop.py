@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.engine.checkpoint import Checkpoints
-from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.distributed import current_world, from_main, largest
 from fcmae.engine.errors import UserError
@@ -30,12 +30,8 @@ SECONDS_BETWEEN_CURVES = 30.0
 
 def train(
     task: Task,
+    config: TrainingConfig,
     *,
-    optim: OptimConfig,
-    loop: LoopConfig,
-    epochs: int,
-    batch_size: int,
-    seed: int,
     device: torch.device,
     run: RunFolder,
     best: Criterion | None = None,
@@ -49,11 +45,7 @@ def train(
 
     Args:
         task: model, batches and loss
-        optim: optimiser and schedule
-        loop: precision, and what is written when
-        epochs: epochs of the whole run
-        batch_size: images of one optimiser step, over all processes and accumulated parts
-        seed: of dropout, drop path and whatever else a step draws
+        config: the settings of the run, of which the loop reads the part that every training has
         device: where to compute
         run: the claimed folder of the run
         best: the figure that chooses the epoch of `best.pt`, and whether low or high is good: `loss` (the
@@ -63,7 +55,7 @@ def train(
     Raises:
         UserError: a loss is not finite, or a checkpoint cannot be written or read
     """
-    trainer = Trainer(task, optim, loop, epochs, batch_size, seed, device, run, best, patience)
+    trainer = Trainer(task, config, device, run, best, patience)
     trainer.resume()
     with StopSignals() as stop, trainer.display:
         received = None
@@ -88,27 +80,23 @@ class Trainer:
     """One run in progress: the moves that `train`, which explains the fields, puts in order."""
 
     task: Task
-    optim: OptimConfig
-    loop: LoopConfig
-    epochs: int
-    batch_size: int
-    seed: int
+    config: TrainingConfig
     device: torch.device
     run: RunFolder
     best: Criterion | None
     patience: int | None
 
     def __post_init__(self) -> None:
-        self.optim.check(self.epochs)
-        self.total_steps = self.epochs * self.task.steps_per_epoch
+        self.config.optim.check(self.config.epochs)
+        self.total_steps = self.config.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
-        self.precision = choose_precision(self.loop.precision, self.device)
+        self.precision = choose_precision(self.config.loop.precision, self.device)
         try_kernels(self.device, AUTOCAST_DTYPES.get(self.precision, torch.float32))
-        if self.loop.compile:
+        if self.config.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
             self.task.model.compile(dynamic=False)
         self.scaler = loss_scaler(self.precision, self.device)
-        self.checkpoints = Checkpoints(self.run.checkpoints, self.loop.keep)
+        self.checkpoints = Checkpoints(self.run.checkpoints, self.config.loop.keep)
         self.progress = Progress()
 
     def resume(self) -> None:
@@ -116,10 +104,10 @@ class Trainer:
         state = self.checkpoints.newest()
         if state is not None:
             self.task.load_state_dict(state)
-        self.parallel = ParallelTask(self.task, self.loop, self.device)
-        groups = self.task.parameter_groups(self.optim.weight_decay)
+        self.parallel = ParallelTask(self.task, self.config.loop, self.device)
+        groups = self.task.parameter_groups(self.config.optim.weight_decay)
         fused = self.device.type != "mps"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.optim.betas, fused=fused)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.config.optim.betas, fused=fused)
         if state is not None:
             self.parallel.load_optimizer(self.optimizer, state)
             if self.scaler.is_enabled() and state["scaler"]:
@@ -129,7 +117,7 @@ class Trainer:
         self.run.start_log(self.progress.step, self.progress.finished_epochs)
         steps_per_epoch = self.task.steps_per_epoch
         self.display = ProgressDisplay(self.progress.step, self.total_steps, steps_per_epoch)
-        self.log = StepLog(self.run, self.display, self.scaler, self.batch_size, steps_per_epoch)
+        self.log = StepLog(self.run, self.display, self.scaler, self.config.batch_size, steps_per_epoch)
         self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
         self.task.model.train()
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
@@ -148,9 +136,9 @@ class Trainer:
 
     def step(self) -> None:
         """Take one optimiser step over `accumulate` micro-batches. Nothing here waits for the device."""
-        step, parts = self.progress.step, self.optim.accumulate
+        step, parts = self.progress.step, self.config.optim.accumulate
         lr = self._learning_rate(step)
-        seed_everything(self.seed, step)
+        seed_everything(self.config.seed, step)
         figures: dict[str, Tensor] = {}
         files: list[str] = []
         for part in range(parts):
@@ -170,10 +158,10 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return learning_rate(
             step,
-            config=self.optim,
-            batch_size=self.batch_size,
+            config=self.config.optim,
+            batch_size=self.config.batch_size,
             steps_per_epoch=self.task.steps_per_epoch,
-            epochs=self.epochs,
+            epochs=self.config.epochs,
         )
 
     def _update(self, lr: float) -> Tensor:
@@ -182,8 +170,8 @@ class Trainer:
         groups = self.optimizer.param_groups
         parameters = [each for group in groups for each in group["params"] if each.grad is not None]
         norm = total_norm([each.grad for each in parameters])
-        if self.optim.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.optim.clip_grad, norm)
+        if self.config.optim.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_grad, norm)
         for group in groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self.scaler.step(self.optimizer)
@@ -213,7 +201,7 @@ class Trainer:
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
             self.run.draw_curves(self.best[0] if self.best else "loss")
             self.last_drawn = time.monotonic()
-        if better or self.complete or epoch % self.loop.save_every == 0:
+        if better or self.complete or epoch % self.config.loop.save_every == 0:
             self.save(best=better)
         self.log.restart_clock()
 
@@ -236,7 +224,7 @@ class Trainer:
         """Whether every epoch is finished, its evaluation included, or patience is at an end."""
         epoch = self.progress.finished_epochs
         weary = self.patience is not None and epoch - self.progress.best_epoch >= self.patience
-        return epoch == self.epochs or weary
+        return epoch == self.config.epochs or weary
 
     @property
     def at_end_of_epoch(self) -> bool:
@@ -246,12 +234,12 @@ class Trainer:
     @property
     def log_due(self) -> bool:
         """Whether it is time for a line of the log."""
-        return len(self.log) >= self.loop.log_every
+        return len(self.log) >= self.config.loop.log_every
 
     @property
     def save_due(self) -> bool:
         """Whether it is time for a checkpoint in the middle of an epoch."""
-        minutes = self.loop.save_minutes
+        minutes = self.config.loop.save_minutes
         return minutes > 0 and time.monotonic() - self.last_saved >= 60 * minutes
 
     @property

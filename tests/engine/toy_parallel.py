@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -103,16 +104,14 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
     run = RunFolder(folder)
     if current_world().is_main:
         run.claim({"task": "parallel toy"})
-    summary = train(
-        task,
-        optim=OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulate=task.accumulate),
-        loop=LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop}),
+    config = SimpleNamespace(
         epochs=EPOCHS,
         batch_size=BATCH,
         seed=1,
-        device=torch.device("cpu"),
-        run=run,
+        optim=OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulate=task.accumulate),
+        loop=LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop}),
     )
+    summary = train(task, config, device=torch.device("cpu"), run=run)
     return summary, task.model.state_dict()
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -109,15 +110,5 @@ def run_toy(
     optim = OptimConfig(**{name: value for name, value in settings.items() if name not in loop_names})
     run = RunFolder(folder)
     run.claim({"task": "toy"})
-    return train(
-        task,
-        optim=optim,
-        loop=loop,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        seed=1,
-        device=torch.device("cpu"),
-        run=run,
-        best=best,
-        patience=patience,
-    )
+    config = SimpleNamespace(epochs=EPOCHS, batch_size=BATCH, seed=1, optim=optim, loop=loop)
+    return train(task, config, device=torch.device("cpu"), run=run, best=best, patience=patience)

@@ -330,6 +330,4 @@ def test_a_loss_that_overflows_in_fp16_names_the_remedy(tmp_path: Path) -> None:
     weight = task.model.get_parameter("head.weight")
     weight.data = 60000 * torch.randn_like(weight).clamp(-1, 1)  # products are beyond fp16's range
     with pytest.raises(UserError, match=r"step 1 is not finite.*bf16"):
-        train(
-            task, optim=config.optim, loop=config.loop, epochs=1, batch_size=32, seed=0, device=CPU, run=run
-        )
+        train(task, config, device=CPU, run=run)
