@@ -42,8 +42,8 @@ setup(
         "launch": ["py.typed"],
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.7",
+        "torchvision>=0.22",
         "numpy>=1.26",
         "timm>=1.0.20",
         "submitit>=1.5",

@@ -12,11 +12,11 @@ from machine import median_seconds
 from torch import Tensor, nn
 
 from fcmae.model import FCMAE
-from models.convnext import GRN, LayerNorm
+from models.convnext import GRN, LayerNorm, Linear
 from models.layouts import Layout, create_layout
 
 Call = tuple[Callable[[Tensor], Tensor], Tensor]
-MODULES = {LayerNorm: "norms", nn.Linear: "pointwise", GRN: "GELU and GRN"}
+MODULES = {LayerNorm: "norms", Linear: "pointwise", GRN: "GELU and GRN"}
 
 
 def time_parts(

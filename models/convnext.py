@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.kernels.choice import autocast_type
+from models.kernels.pointwise import pointwise
 from models.layouts import DenseLayout, Layout
 from models.sizes import Size, find_size
 
@@ -34,6 +35,13 @@ class LayerNorm(nn.LayerNorm):
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
+
+
+class Linear(nn.Linear):
+    """A linear layer over channels: see `models.kernels.pointwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.weight, self.bias)
 
 
 class GRN(nn.Module):
@@ -80,9 +88,9 @@ class Block(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv1 = Linear(dim, 4 * dim)
         self.grn = GRN(4 * dim, grn_scope) if layer_scale is None else None
-        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.drop_path = drop_path
         self.checkpointing = checkpointing

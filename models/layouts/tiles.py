@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.kernels.choice import use_triton
 from models.kernels.depthwise import depthwise_tiles
 from models.kernels.grn import gelu_grn, sum_type
+from models.kernels.pointwise import pointwise
 from models.kernels.rows import gather_rows, scatter_rows
 from models.layouts.base import Layout
 
@@ -45,7 +46,7 @@ class TilesLayout(Layout):
         k = conv.stride[0]
         x = x.reshape(batch, visible, p // k, k, p // k, k, channels).transpose(3, 4)
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k * k * C): a product of rows
-        return F.linear(x.flatten(4), weight, conv.bias)
+        return pointwise(x.flatten(4), weight, conv.bias)
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         p, kernel = x.shape[2], conv.kernel_size[0]

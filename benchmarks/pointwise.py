@@ -1,0 +1,62 @@
+"""Is a linear layer faster as a product or as a convolution of one by one, on this CPU?
+
+    python benchmarks/pointwise.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
+        [--threads N] [--repeats 20]
+
+Both linear layers of a block in each stage of a model, over the visible positions, forward and backward in
+float32. The two take turns, and are first held against float64.
+"""
+
+from collections.abc import Callable
+
+import torch
+from kernels import check, stages, tiles_layout
+from machine import common_parser, set_up
+from rich.console import Console
+from rich.table import Table
+from timing import Spread, ratios, time_side_by_side
+from torch import Tensor
+
+from models.kernels.pointwise import pointwise
+
+IMPLS = ("linear", "convolution")
+
+
+def main() -> None:
+    """Check, time, print."""
+    options = common_parser(__doc__ or "").parse_args()
+    device = set_up(options)
+    batch, visible = tiles_layout(options).visible.shape
+    table = Table(title=f"{options.model}, batch {options.batch}, ms", title_justify="left")
+    for heading in ("layer", *IMPLS, "times linear", "GFLOP/s"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for number, p, narrow in stages(options):
+        rows = batch * visible * p * p
+        for channels, out in ((narrow, 4 * narrow), (4 * narrow, narrow)):
+            name = f"stage {number}, {rows} x {channels} to {out}"
+            seconds = time_side_by_side(two_ways(name, rows, channels, out), options.repeats, device)
+            linear, convolution = (Spread.of([1e3 * each for each in seconds[impl]]) for impl in IMPLS)
+            gain = ratios(seconds["linear"], seconds["convolution"])
+            speed = 6 * rows * channels * out / convolution.median / 1e6
+            table.add_row(name, str(linear), str(convolution), str(gain), f"{speed:.0f}")
+    Console(width=140).print(table)
+
+
+def two_ways(name: str, rows: int, channels: int, out: int) -> dict[str, Callable[[], None]]:
+    """The passes to time, after they were checked."""
+    shapes = ((rows, channels), (out, channels), (out,))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    direction = torch.randn(rows, out)
+
+    def one(impl: str) -> Callable[[], None]:
+        def layer(inputs: list[Tensor]) -> Tensor:
+            return pointwise(*inputs, impl=impl)  # type: ignore[arg-type]
+
+        check(f"{name}, {impl}", layer, lambda inputs: torch.nn.functional.linear(*inputs), inputs)
+        return lambda: torch.autograd.grad(layer(inputs), inputs, direction) and None
+
+    return {impl: one(impl) for impl in IMPLS}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A linear layer over channels, by the faster of the two libraries that PyTorch has for it on a CPU.
+
+In float32 PyTorch leaves products to MKL and convolutions to oneDNN. On an AMD processor with AVX-512, MKL
+comes to half of oneDNN's speed, so that a convolution of one by one is the faster product: figures in
+docs/performance.md, from `benchmarks/pointwise.py`. Everywhere else this is `torch.nn.functional.linear`.
+
+Shapes: C channels in, D channels out.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
+
+from models.kernels.choice import autocast_type
+
+FEWEST_MACS = 2**23  # multiply-adds from which the convolution's set-up pays
+
+
+def pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, impl: Literal["auto", "linear", "convolution"] = "auto"
+) -> Tensor:
+    """x @ weight.T + bias: (..., C), (D, C) and (D,) to (..., D).
+
+    Args:
+        impl: auto decides by processor, type and size, and exports a linear layer everywhere
+    """
+    if impl == "auto":
+        slow = _MKL_LAGS and x.is_cpu and x.dtype == torch.float32 and autocast_type(x) is None
+        slow = slow and x.numel() * len(weight) >= FEWEST_MACS and not torch.compiler.is_exporting()
+        impl = "convolution" if slow else "linear"
+    if impl == "linear":
+        return F.linear(x, weight, bias)
+    rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    out: Tensor = _Convolution.apply(rows, weight[:, :, None, None], bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+class _Convolution(torch.autograd.Function):
+    """One by one, with the bias' gradient summed by PyTorch: oneDNN adds row to row, and loses a digit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grad_x = F.conv2d(grad, weight.transpose(0, 1)) if wanted[0] else None
+        grad_weight = conv2d_weight(x, weight.shape, grad) if wanted[1] else None
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None
+
+
+def _mkl_lags() -> bool:
+    """Whether this is an AMD processor with AVX-512, and PyTorch has both libraries."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not cpuinfo.exists():
+        return False
+    with cpuinfo.open() as file:
+        return any("AuthenticAMD" in line for line in islice(file, 5))  # one line of the first processor's
+
+
+_MKL_LAGS = _mkl_lags()
