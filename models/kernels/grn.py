@@ -62,7 +62,7 @@ def scale_and_slope(grad_scale: Tensor, gamma: Tensor, norm: Tensor) -> tuple[Te
     # response = norm / mean: through the numerator, and through the mean that all channels share
     shared = (grad_response * norm).sum(-1, keepdim=True) / (mean.square() * norm.shape[-1])
     grad_norm = grad_response / mean - shared
-    slope = grad_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # of norm by x is x / norm, 0 at 0
+    slope = torch.where(norm > 0, grad_norm / norm, 0)  # of norm by x is x / norm, 0 at 0
     return 1 + gamma * norm / mean, slope
 
 
@@ -85,5 +85,7 @@ class _GlobalResponseNorm(torch.autograd.Function):
         x, gamma, norm = ctx.saved_tensors
         grad_scale = (grad * x).sum(1, dtype=norm.dtype)
         scale, slope = scale_and_slope(grad_scale, gamma, norm)
-        grad_x = (grad * scale[:, None].to(x.dtype)).addcmul_(x, slope[:, None].to(x.dtype))
+        largest = torch.finfo(x.dtype).max  # a slope over a tiny norm can be beyond half precision
+        scale, slope = (each[:, None].clamp(-largest, largest).to(x.dtype) for each in (scale, slope))
+        grad_x = (grad * scale).addcmul_(x, slope)
         return grad_x, (grad_scale * response(norm)).sum(0), grad.sum((0, 1), dtype=norm.dtype)

@@ -34,13 +34,28 @@ def test_values_and_gradients_are_the_formula_s(shape: tuple[int, int, int]) -> 
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_silent_channel_has_finite_gradients() -> None:
-    x, gamma, beta = example((2, 6, 5))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e3])
+def test_a_silent_channel_has_the_gradients_of_the_formula(dtype: torch.dtype, size: float) -> None:
+    inputs = example((2, 6, 5), dtype)
     with torch.no_grad():
-        x[:, :, 2] = 0
-    out, expected = global_response_norm(x, gamma, beta), formula(x, gamma, beta)
-    ours, theirs = (torch.autograd.grad(each.square().sum(), x)[0] for each in (out, expected))
-    torch.testing.assert_close(ours, theirs)
+        inputs[0][:, :, 2] = 0
+    exact = [each.detach().double().requires_grad_() for each in inputs]
+    out, expected = global_response_norm(*inputs), formula(*exact)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype) * size
+    ours = torch.autograd.grad(out, inputs, direction)
+    theirs = torch.autograd.grad(expected, exact, direction.double())
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.double() - other).norm() <= 8 * torch.finfo(dtype).eps * other.norm()
+
+
+def test_a_nearly_silent_channel_has_finite_gradients_in_half_precision() -> None:
+    inputs = example((2, 6, 5), torch.float16)
+    with torch.no_grad():
+        inputs[0][:, :, 2] = 6e-8  # the smallest number there is
+    out = global_response_norm(*inputs)
+    gradients = torch.autograd.grad(out, inputs, torch.full_like(out, 100))
+    assert all(each.isfinite().all() for each in gradients)
 
 
 def test_half_precision_sums_where_squares_would_overflow() -> None:
