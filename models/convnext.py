@@ -152,10 +152,7 @@ class ConvNeXt(nn.Module):
         self.in_chans, self.num_classes, self.features_only = in_chans, num_classes, features_only
         self.num_features = dims[-1]
         self.stride = stem_stride * 8
-        self.feature_info = [
-            {"num_chs": dim, "reduction": stem_stride * 2**i, "module": f"stages.{i}"}
-            for i, dim in enumerate(dims)
-        ]
+        self.feature_info = [{"num_chs": dim, "reduction": stem_stride * 2**i} for i, dim in enumerate(dims)]
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
         self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, LayerNorm(dims[0], eps=1e-6)])])
         for narrow, wide in itertools.pairwise(dims):
@@ -170,7 +167,7 @@ class ConvNeXt(nn.Module):
         )
         if not features_only:
             self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
-            self.head: nn.Module = nn.Linear(dims[-1], num_classes) if num_classes > 0 else nn.Identity()
+            self.head = make_head(dims[-1], num_classes)
         self.apply(init_weights)
         if not features_only and isinstance(self.head, nn.Linear):
             self.head.weight.data.mul_(head_init_scale)
@@ -216,6 +213,18 @@ class ConvNeXt(nn.Module):
         logits: Tensor = self.head(self.norm(self.forward_features(images).mean((2, 3))))
         return logits
 
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for so many classes, as timm's networks have it; 0 leaves the head out.
+
+        Raises:
+            ValueError: the network gives maps, and has no head
+        """
+        if self.features_only:
+            raise ValueError("a network with features_only has no classifier to reset")
+        self.num_classes = num_classes
+        head = make_head(self.num_features, num_classes).apply(init_weights)
+        self.head = head.to(self.norm.weight.device, self.norm.weight.dtype)
+
     def _check(self, images: Tensor) -> None:
         if images.shape[1] != self.in_chans:
             raise ValueError(f"images have {images.shape[1]} channels, the network takes {self.in_chans}")
@@ -225,6 +234,11 @@ class ConvNeXt(nn.Module):
                 f"image size {height} x {width} is not a multiple of the network's stride {self.stride}: "
                 f"resize to multiples of {self.stride}, or choose a smaller stem_stride"
             )
+
+
+def make_head(num_features: int, num_classes: int) -> nn.Module:
+    """A linear layer to the classes; for none, features go out as they come in."""
+    return nn.Linear(num_features, num_classes) if num_classes > 0 else nn.Identity()
 
 
 def init_weights(module: nn.Module) -> None:
@@ -259,7 +273,8 @@ def create_model(
             checkpointing: see ConvNeXt
 
     Raises:
-        ValueError: unknown name, or a stem stride other than 4, 2 or 1
+        ValueError: unknown name, a stem stride other than 4, 2 or 1, or depths or dims that are not four
+            numbers of at least 1
     """
     size = find_size(name)
     size = Size(tuple(depths or size.depths), tuple(dims or size.dims))  # type: ignore[arg-type]

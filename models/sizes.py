@@ -6,10 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Size:
-    """Blocks and width of each of the four stages."""
+    """Blocks and width of each of the four stages.
+
+    Raises:
+        ValueError: not four numbers each, or one below 1
+    """
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        for name, values in (("depths", self.depths), ("dims", self.dims)):
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(
+                    f"{name} {tuple(values)}: give a number of at least 1 for each of four stages"
+                )
 
 
 SIZES = {

@@ -160,8 +160,8 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | No
 def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
     """A stem's weight for images of other channels, as timm does it (timm.models.adapt_input_conv).
 
-    One channel takes the sum of all; more or fewer repeat the channels in order, scaled so that an image
-    with equal channels gives the same response.
+    One channel takes the sum of all; otherwise the channels are repeated in order and scaled by their share,
+    so that an image with equal channels gives the same response where they repeat a whole number of times.
 
     Args:
         weight: (C', C, k, k), to (C', in_chans, k, k)

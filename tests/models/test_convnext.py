@@ -144,6 +144,27 @@ def test_stage_maps_are_as_feature_info_says(stem_stride: int, in_chans: int) ->
     assert maps[-1].shape[2:] == (1, 3)
 
 
+def test_the_classifier_can_be_reset_as_in_timm() -> None:
+    network = create_model("convnextv2_atto", num_classes=4, **TINY).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    network.reset_classifier(7)
+    assert network(images).shape == (2, 7)
+    assert network.num_classes == 7
+    network.reset_classifier(0)
+    assert network(images).shape == (2, TINY["dims"][-1])
+    with pytest.raises(ValueError, match="no classifier"):
+        create_model("convnextv2_atto", features_only=True, **TINY).reset_classifier(7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"depths": (1, 1, 1)}, r"depths \(1, 1, 1\)"), ({"dims": (0, 8, 8, 8)}, r"dims \(0, 8, 8, 8\)")],
+)
+def test_sizes_that_are_no_four_stages_are_refused(change: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model("convnextv2_atto", **TINY | change)
+
+
 def test_stage_maps_are_those_on_the_way_to_the_logits(randomize: Randomize) -> None:
     whole = randomize(create_model("convnextv2_atto", num_classes=4, **TINY))
     maps = create_model("convnextv2_atto", features_only=True, **TINY)
