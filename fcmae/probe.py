@@ -12,8 +12,7 @@ from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
 from fcmae.data.features import extract_features
 from fcmae.data.labelled import open_splits
-from fcmae.data.once import Reader
-from fcmae.engine.distributed import current_world
+from fcmae.data.once import Reader, share_of_batch
 from fcmae.engine.probe import knn_accuracy
 from fcmae.model import FCMAE
 from fcmae.prepare import VAL_FRACTION
@@ -44,7 +43,7 @@ class Probe:
     ) -> None:
         assert config.probe_data is not None
         workers = choose_workers(device, config.images.workers)
-        share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
+        share = share_of_batch(config.batch_size, config.optim.accumulate)
         self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
         self.splits = open_splits(
             config.probe_data,

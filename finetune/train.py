@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
-from fcmae.data.once import Reader
+from fcmae.data.once import Reader, share_of_batch
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
@@ -88,7 +88,7 @@ class FinetuneTask(Task):
         self.broken = BrokenList(run.path / "broken_images.txt")
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")
         self.workers = choose_workers(device, config.images.workers)
-        share = max(1, config.batch_size // (current_world().size * config.optim.accumulate))
+        share = share_of_batch(config.batch_size, config.optim.accumulate)
         self.reader = Reader(self.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

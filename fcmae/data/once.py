@@ -86,6 +86,16 @@ class Reader:
             yield View(images, batch.shown, batch.broken)
 
 
+def share_of_batch(batch_size: int, accumulate: int) -> int:
+    """Images that one process of a training holds at a time, at least 1: as many as it may measure at a time.
+
+    Args:
+        batch_size: images of one optimiser step, over all processes and accumulated parts
+        accumulate: parts of a step
+    """
+    return max(1, batch_size // (current_world().size * accumulate))
+
+
 class _OnceDataset(Dataset[Item]):
     """Transformed images by number; a black one for what is broken or beyond the last."""
 

@@ -52,7 +52,7 @@ def test_processes_share_the_batch(
 ) -> None:
     config = PretrainConfig(batch_size=64, probe_data="digits")
     config.images.workers, config.optim.accumulate = 0, accumulate
-    monkeypatch.setattr("fcmae.probe.current_world", lambda: World(size=processes))
+    monkeypatch.setattr("fcmae.data.once.current_world", lambda: World(size=processes))
     probe = Probe(config, (8, 8), (0.5,), (0.5,), torch.device("cpu"))
     assert probe.reader.batch_size == share
 
