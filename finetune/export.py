@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.engine.errors import UserError
+from finetune.resolve import check_image_size
 from models.convnext import ConvNeXt
 from models.formats import to_timm, to_transformers
 from models.weights import Weights, create_model_from, load_weights
@@ -79,8 +80,7 @@ def export(
         raise UserError(str(error)) from error
     model = create_model_from(loaded).eval()
     size = image_size or loaded.image_size or DEFAULT_IMAGE_SIZE
-    if size[0] % model.stride or size[1] % model.stride:
-        raise UserError(f"image size {size[0]} x {size[1]}: choose multiples of {model.stride}")
+    check_image_size(size, model.stride)
     with (
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
         torch.inference_mode(),

@@ -21,7 +21,7 @@ from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_safetensors
 from finetune.config import FinetuneConfig
-from finetune.resolve import pair, read_header, weights_file
+from finetune.resolve import check_image_size, pair, read_header, weights_file
 from models.convnext import ConvNeXt, create_model
 from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
 
@@ -217,9 +217,7 @@ def open_network(
         raise UserError(
             f"{path} holds an encoder without a head: fine-tune it first (fcmae finetune --init {path})"
         )
-    stride = getattr(model, "stride", 1)
-    if size[0] % stride or size[1] % stride:
-        raise UserError(f"--image-size {size[0]}: choose a multiple of {stride}, the network's stride")
+    check_image_size(size, getattr(model, "stride", 1))
     in_chans = options.get("in_chans", 3)
     mean, std = channel_statistics(in_chans, header.get("mean"), header.get("std"))
     return Trained(

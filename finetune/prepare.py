@@ -13,7 +13,7 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from finetune.config import VOLATILE, AugmentConfig, FinetuneConfig
-from finetune.resolve import pair, resolve
+from finetune.resolve import check_image_size, pair, resolve
 from models.sizes import find_size
 
 AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
@@ -148,12 +148,7 @@ def check_network(config: FinetuneConfig) -> None:
     if network.freeze not in range(5):
         raise UserError(f"network.freeze is {network.freeze}: a network has 4 stages, so choose 0 to 4")
     stride = 8 * network.stem_stride
-    height, width = pair(config.image_size or 224)
-    if height < 1 or width < 1 or height % stride or width % stride:
-        raise UserError(
-            f"image size {height} x {width} is not a multiple of the network's stride {stride}: "
-            f"choose multiples of {stride}, or a smaller network.stem_stride"
-        )
+    check_image_size(pair(config.image_size or 224), stride, ", or a smaller network.stem_stride")
 
 
 def check_batch(config: FinetuneConfig, num_images: int) -> None:

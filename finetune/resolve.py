@@ -109,3 +109,22 @@ def read_header(path: Path) -> dict[str, Any]:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width of a size that may be given as one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_image_size(size: tuple[int, int], stride: int, remedy: str = "") -> None:
+    """Refuse a height and width that the network's stride does not divide.
+
+    Args:
+        size: (height, width)
+        stride: pixels to a position of the network's last map
+        remedy: what else to do about it than to choose another size
+
+    Raises:
+        UserError: see above
+    """
+    height, width = size
+    if height < 1 or width < 1 or height % stride or width % stride:
+        raise UserError(
+            f"image size {height} x {width} is not a multiple of the network's stride {stride}: "
+            f"choose multiples of {stride}{remedy}"
+        )
