@@ -289,7 +289,7 @@ def test_collapse_leaves_no_hook_behind() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="20 x 20 is not a multiple of .* choose multiples of 8"):
+    with pytest.raises(UserError, match=r"20 x 20 is not a multiple of .* choose multiples of 8"):
         evaluate(run, "digits", image_size=20, device="cpu")
     with pytest.raises(UserError, match="holds neither of"):
         evaluate(tmp_path, "digits", device="cpu")
