@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.progress import track
 
+from fcmae.data.labelled import open_splits
 from fcmae.data.names import is_folder
 from fcmae.engine.run_folder import RunFolder
 
@@ -46,6 +47,8 @@ class Cell:
 def main() -> None:
     """Pre-train, fine-tune, report."""
     options, settings = read_options()
+    if not is_folder(options.data):  # download it once, before runs beside each other would
+        open_splits(options.data, 3, 32, data_root=options.data_root, val_fraction=0.2, seed=0)
     options.out.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // options.at_once))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -59,7 +62,8 @@ def main() -> None:
     ]
 
     def fcmae(name: str, *arguments: object) -> None:
-        words = ["fcmae", *map(str, arguments), "--config", "cifar10", *settings]
+        data_root = ["--data-root", options.data_root]
+        words = ["fcmae", *map(str, arguments), *data_root, "--config", "cifar10", *settings]
         path = options.out / f"{name}.log"
         with path.open("a") as log:
             command = [*words, "--out", str(options.out / name)]
@@ -91,6 +95,9 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
     """The command line: what this script knows, and settings for every run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="cifar10", help="folder with train/ and val/, or a name")
+    parser.add_argument(
+        "--data-root", default="data", help="where data given by name lies, or is downloaded to"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and the results")
     parser.add_argument("--pretrain-epochs", type=int, default=14)
     parser.add_argument("--epochs-tenth", type=int, default=15, help="of fine-tuning on a tenth")
