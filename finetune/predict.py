@@ -17,7 +17,7 @@ from fcmae.data.dataset import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
-from fcmae.engine.precision import pick_device
+from fcmae.engine.precision import autocast, pick_device
 from finetune.network import Trained, open_network
 
 
@@ -29,6 +29,7 @@ def predict(
     topk: int = 5,
     batch_size: int = 64,
     workers: int | None = None,
+    precision: str = "float32",
     device: str = "auto",
 ) -> tuple[int, int]:
     """Write the likeliest classes of each image of a folder, row by row while it reads.
@@ -43,6 +44,7 @@ def predict(
         topk: classes of an image
         batch_size: images of one batch
         workers: processes that read; none chooses
+        precision: float32, bf16 or fp16
         device: see `pick_device`
 
     Returns:
@@ -62,7 +64,7 @@ def predict(
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["file", *columns])
-            for numbers, logits in outputs(network, source, broken, batch_size, workers):
+            for numbers, logits in outputs(network, source, broken, batch_size, workers, precision):
                 found = logits.softmax(1).topk(topk)
                 for number, shares, places in zip(numbers, *map(Tensor.tolist, found), strict=True):
                     pairs = zip(places, shares, strict=True)
@@ -81,6 +83,7 @@ def embed(
     *,
     batch_size: int = 64,
     workers: int | None = None,
+    precision: str = "float32",
     device: str = "auto",
 ) -> tuple[int, int]:
     """Write the features of each image of a folder, with its name.
@@ -88,7 +91,8 @@ def embed(
     Features are the last stage's, averaged over positions and normalised: what the head is given.
 
     Args:
-        weights, images, batch_size, workers, device: see `predict`; weights may be a bare encoder's
+        weights: run folder or file, a bare encoder's too
+        images, batch_size, workers, precision, device: see `predict`
         out: file to write, see `save_features`
 
     Returns:
@@ -102,7 +106,7 @@ def embed(
     broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
     names: list[str] = []
     features: list[np.ndarray] = []
-    for numbers, values in outputs(network, source, broken, batch_size, workers):
+    for numbers, values in outputs(network, source, broken, batch_size, workers, precision):
         names += [source.name(number) for number in numbers]
         features.append(values.cpu().numpy())
     try:
@@ -133,7 +137,12 @@ def save_features(file: BinaryIO, suffix: str, names: list[str], features: np.nd
 
 @torch.inference_mode()
 def outputs(
-    network: Trained, source: FolderSource, broken: BrokenList, batch_size: int, workers: int | None
+    network: Trained,
+    source: FolderSource,
+    broken: BrokenList,
+    batch_size: int,
+    workers: int | None,
+    precision: str,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The numbers of readable images, batch by batch, and what the network gives for them: float32 (B, D).
 
@@ -144,7 +153,9 @@ def outputs(
     device = next(network.model.parameters()).device
     for view in network.reader(batch_size, workers, device).read_once(source):
         broken.add(source, view.broken)
-        yield view.kept_numbers().tolist(), view.keep(network.model(view.images).float())
+        with autocast(precision, device):
+            values = network.model(view.images)
+        yield view.kept_numbers().tolist(), view.keep(values.float())
 
 
 def fresh(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from fcmae.data.features import extract_features
 from fcmae.data.labelled import open_splits
 from fcmae.engine.distributed import current_world
-from fcmae.engine.precision import pick_device
+from fcmae.engine.precision import autocast, pick_device
 from fcmae.engine.probe import knn_accuracy, linear_accuracy
 from finetune.collapse import collapse_by_block, draw_collapse
 from finetune.network import open_network
@@ -28,6 +28,7 @@ def probe(
     image_size: int | None = None,
     batch_size: int = 64,
     workers: int | None = None,
+    precision: str = "float32",
     device: str = "auto",
 ) -> dict[str, Any]:
     """Top-1 (percent) of k-NN and of a linear classifier on frozen features, and the features' collapse.
@@ -42,6 +43,7 @@ def probe(
         image_size: side in pixels; none is that of the training
         batch_size: images of one batch
         workers: processes that read; none chooses
+        precision: float32, bf16 or fp16, of the features
         device: see `pick_device`
 
     Raises:
@@ -59,8 +61,9 @@ def probe(
         seed=0,
         value_range=network.value_range,
     )
-    train = extract_features(network.model, splits[0], reader, limit)
-    val = extract_features(network.model, splits[1], reader)
+    with autocast(precision, at):
+        train = extract_features(network.model, splits[0], reader, limit)
+        val = extract_features(network.model, splits[1], reader)
     figures: dict[str, Any] = {
         "knn": knn_accuracy(train, val, neighbors),
         "linear": linear_accuracy(train, val),

@@ -93,7 +93,6 @@ def read_evaluation(argv: list[str]) -> Any:
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder for the confusion matrix")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")
     options = parser.read(argv)
     check_numbers(options)
     check_weights(options.weights, options.device)
@@ -242,6 +241,7 @@ def weights_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--workers", type=int | None, default=None, help="processes that read images")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser
 

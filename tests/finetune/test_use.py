@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from small_run import NETWORK, run_small, small_config
+from torch.nn.modules.module import register_module_forward_hook
 
 from fcmae.data.digits import load_digits_images
 from fcmae.engine.errors import UserError
@@ -216,6 +217,27 @@ def test_embed_gives_what_the_head_is_given(run: Path, folder: Path, tmp_path: P
         assert {row["file"]: int(row["class_1"]) for row in csv.DictReader(stream)} == dict(
             zip(files, logits.argmax(1).tolist(), strict=True)
         )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_every_use_computes_in_the_precision_asked_for(
+    run: Path, folder: Path, tmp_path: Path, precision: str
+) -> None:
+    options: dict[str, Any] = {"workers": 0, "device": "cpu", "precision": precision}
+    uses = {
+        "evaluate": lambda: evaluate(run, str(folder), **options),
+        "probe": lambda: probe(run, str(folder), neighbors=3, **options),
+        "predict": lambda: predict(run, folder, tmp_path / "results.csv", **options),
+        "embed": lambda: embed(run, folder, tmp_path / "features.npz", **options),
+    }
+    for name, use in uses.items():
+        seen: set[torch.dtype] = set()
+        hook = register_module_forward_hook(lambda _, __, out, seen=seen: seen.add(out.dtype))
+        try:
+            use()
+        finally:
+            hook.remove()
+        assert (torch.bfloat16 in seen) == (precision == "bf16"), name
 
 
 def test_names_that_are_not_utf_8_are_written(run: Path, folder: Path, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_settings_that_cannot_work(
         (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
         (["probe", "--weights=weights.safetensors", "--neighbours=3"], "did you mean 'neighbors'"),
         (["predict", "--images=data"], "weights"),
+        (["embed", "--weights=weights.safetensors", "--images=data", "--precision=bf8"], "bf8"),
     ],
 )  # fmt: skip
 def test_uses_that_cannot_work(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
