@@ -27,7 +27,7 @@ from fcmae.data.digits import load_digits_images
 from fcmae.data.index import ImageIndex
 from fcmae.data.labelled import from_timm
 from fcmae.data.names import TIMM, full_name
-from fcmae.data.sampler import StepSampler
+from fcmae.data.sampler import training_sampler
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
@@ -101,17 +101,7 @@ class PretrainTask(Task):
         return parameter_groups(self.model, weight_decay)
 
     def batches(self, start_step: int, total_steps: int) -> Any:
-        world = current_world()
-        sampler = StepSampler(
-            len(self.dataset),
-            self.config.batch_size,
-            self.config.seed,
-            start_step=start_step,
-            total_steps=total_steps,
-            accumulate=self.config.optim.accumulate,
-            rank=world.rank,
-            world=world.size,
-        )
+        sampler = training_sampler(self.config, len(self.dataset), start_step, total_steps)
         workers = choose_workers(self.device, self.config.images.workers)
         return make_loader(self.dataset, sampler, workers, self.device)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
 from fcmae.data.once import Reader, share_of_batch
-from fcmae.data.sampler import StepSampler
+from fcmae.data.sampler import training_sampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.distributed import current_world
@@ -95,19 +95,9 @@ class FinetuneTask(Task):
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)
 
     def batches(self, start_step: int, total_steps: int) -> Any:
-        world = current_world()
         balanced = self.config.balance == "sampler"
-        sampler = StepSampler(
-            len(self.dataset),
-            self.config.batch_size,
-            self.config.seed,
-            start_step=start_step,
-            total_steps=total_steps,
-            accumulate=self.config.optim.accumulate,
-            rank=world.rank,
-            world=world.size,
-            weights=self.rarity[self.train_data.labels].numpy() if balanced else None,
-        )
+        weights = self.rarity[self.train_data.labels].numpy() if balanced else None
+        sampler = training_sampler(self.config, len(self.dataset), start_step, total_steps, weights)
         return make_loader(self.dataset, sampler, self.workers, self.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

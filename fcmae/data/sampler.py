@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fcmae.engine.config import TrainingConfig
+from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 
 Key = tuple[int, int]
@@ -90,3 +92,25 @@ class StepSampler:
         if self.chances is not None:
             return generator.choice(self.n, self.n, p=self.chances)
         return generator.permutation(self.n) if self.shuffle else np.arange(self.n)
+
+
+def training_sampler(
+    config: TrainingConfig, n: int, start_step: int, total_steps: int, weights: np.ndarray | None = None
+) -> StepSampler:
+    """This process's batches of a training on n images, see `StepSampler`.
+
+    Raises:
+        UserError: a batch that the images cannot fill, or that does not divide
+    """
+    world = current_world()
+    return StepSampler(
+        n,
+        config.batch_size,
+        config.seed,
+        start_step=start_step,
+        total_steps=total_steps,
+        accumulate=config.optim.accumulate,
+        rank=world.rank,
+        world=world.size,
+        weights=weights,
+    )

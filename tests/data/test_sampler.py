@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from fcmae.data.sampler import Key, StepSampler
+from fcmae.data.sampler import Key, StepSampler, training_sampler
+from fcmae.engine.config import OptimConfig
+from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 
 
@@ -84,3 +87,12 @@ def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
         key for batch in StepSampler(4, 4, 5, start_step=7, total_steps=9, weights=weights) for key in batch
     ]
     assert later == keys[28:36]
+
+
+def test_a_training_takes_the_batches_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcmae.data.sampler.current_world", lambda: World(rank=1, size=3))
+    config = SimpleNamespace(batch_size=12, seed=7, optim=OptimConfig(accumulate=2))
+    ours = training_sampler(config, 50, 3, 9)
+    assert list(ours) == list(
+        StepSampler(50, 12, 7, start_step=3, total_steps=9, accumulate=2, rank=1, world=3)
+    )
