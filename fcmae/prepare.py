@@ -9,6 +9,7 @@ from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import is_folder, short_name
+from fcmae.data.pixels import check_pixels
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
@@ -49,6 +50,8 @@ def prepare(config: PretrainConfig) -> RunFolder:
             f"choose --batch-size {num_images} or less"
         )
     check_checkpoints(run)
+    if index is not None and not run.started:
+        check_pixels(index, config.network.in_chans, config.images.value_range)
     resumed = run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
     if index is not None and not (resumed and index_file(run).exists()):
         index.save(index_file(run))

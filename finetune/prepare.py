@@ -8,6 +8,7 @@ from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import TIMM, is_folder, short_name
+from fcmae.data.pixels import check_pixels
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
@@ -176,4 +177,5 @@ def list_images(config: FinetuneConfig) -> dict[str, ImageIndex]:
     if not is_folder(config.data):
         return {}
     train, val = find_classes(config.data, config.val_fraction, config.seed)
+    check_pixels(train.index, config.network.in_chans or 3, config.images.value_range)
     return {"train": train.index, "val": val.index}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -76,7 +75,7 @@ class FolderSource:
         """
         deadline = time.monotonic() + seconds
         errors: list[BrokenImage] = []
-        for i in np.unique(np.linspace(0, len(self) - 1, tries, dtype=np.int64)).tolist():
+        for i in self.index.spread(tries):
             try:
                 self.read(i)
                 return

@@ -26,6 +26,7 @@ _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", WebPImageFile.format, TiffImageF
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _JPEG_SEGMENTS = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # what may come before: tables, metadata
+_GIVE_RANGE = "train with --images.value-range '[LOW, HIGH]', the values of black and white"
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
 
 
@@ -61,10 +62,21 @@ def read_image(
     """
     path = Path(path)
     try:
-        array = (_read_npy if path.suffix.lower() == ".npy" else _read_picture)(path, channels, max_pixels)
-        return _to_tensor(array, channels, value_range)
+        return _to_tensor(read_array(path, channels, max_pixels), channels, value_range)
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise BrokenImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def read_array(path: Path, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read one image file as `read_image` does, but at its own depth and perhaps of other channels.
+
+    Returns:
+        (H, W) or (H, W, C)
+
+    Raises:
+        Exception: whatever the decoder of a damaged file raises
+    """
+    return (_read_npy if path.suffix.lower() == ".npy" else _read_picture)(path, channels, max_pixels)
 
 
 def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
@@ -136,7 +148,10 @@ def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.
             return np.stack([_read_page(image, page, max_pixels) for page in range(pages)], axis=-1)
     image = ImageOps.exif_transpose(image)
     if channels == 4 and not _has_transparency(image):
-        raise ValueError(f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted")
+        raise ValueError(
+            f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted: train with "
+            "--network.in-chans 3"
+        )
     if channels in _PILLOW_MODES and image.mode not in _DEEP_MODES:
         image = image.convert(_PILLOW_MODES[channels])
     return np.asarray(image)
@@ -187,7 +202,10 @@ def _to_tensor(array: np.ndarray, channels: int, value_range: ValueRange | None)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.shape[2] not in (channels, 1) or (array.shape[2] == 1 and channels not in (1, 3)):
-        raise ValueError(f"has {array.shape[2]} channels, but {channels} are wanted")
+        raise ValueError(
+            f"has {array.shape[2]} channels, but {channels} are wanted: train with --network.in-chans "
+            f"{array.shape[2]}"
+        )
     if array.dtype != np.uint8:
         array = _to_uint8(array, value_range)
     if not array.flags.writeable:
@@ -202,11 +220,11 @@ def _to_uint8(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     if value_range is None and array.dtype.kind == "f":
         value_range = (0.0, 1.0)
         if array.min() < 0 or array.max() > 1:
-            raise ValueError(f"has values {array.min():g} to {array.max():g}: give the value range")
+            raise ValueError(f"has values {array.min():g} to {array.max():g}, beyond 0 to 1: {_GIVE_RANGE}")
     elif value_range is None and array.dtype == np.dtype(np.uint16).newbyteorder(array.dtype.byteorder):
         value_range = (0.0, 65535.0)
     elif value_range is None:
-        raise ValueError(f"has values of type {array.dtype}: give the value range that is black to white")
+        raise ValueError(f"has values {array.min()} to {array.max()} of type {array.dtype}: {_GIVE_RANGE}")
     low, high = value_range
     scaled = (array.astype(np.float32) - low) * (255 / (high - low))
     if not np.isfinite(scaled).all():

@@ -67,7 +67,7 @@ class ImageIndex:
         Raises:
             UserError: none of those tried does
         """
-        numbers = np.unique(np.linspace(0, len(self) - 1, tries, dtype=np.int64)).tolist()
+        numbers = self.spread(tries)
         if any(_has_header(self.path(i)) for i in numbers):
             return
         raise UserError(
@@ -105,6 +105,11 @@ class ImageIndex:
     def path(self, i: int) -> Path:
         """Absolute path of image i."""
         return self.root / self[i]
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of at most `count` images, evenly spaced over the list."""
+        numbers: list[int] = np.unique(np.linspace(0, len(self) - 1, count, dtype=np.int64)).tolist()
+        return numbers
 
     def select(self, numbers: np.ndarray) -> "ImageIndex":
         """Some of the images, in the order of this list."""

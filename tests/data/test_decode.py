@@ -183,12 +183,15 @@ def test_arrays(tmp_path: Path, array: np.ndarray, channels: int, expected: int)
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((H, W, 5)), "has 5 channels, but 3 are wanted"),
+        (np.zeros((H, W, 5)), "has 5 channels, but 3 are wanted: train with --network.in-chans 5$"),
         (np.zeros((2, H, W, 3)), "shape"),
         (np.zeros((0, W, 3)), "no pixels"),
-        (np.full((H, W, 3), 7.0), "0 to 7|7 to 7"),
+        (np.full((H, W, 3), 7.0), r"7 to 7, beyond 0 to 1: train with --images.value-range '\[LOW, HIGH\]'"),
         (np.full((H, W, 3), np.nan), "not finite"),
-        (np.zeros((H, W, 3), np.int32), "int32: give the value range"),
+        (
+            np.zeros((H, W, 3), np.int32),
+            r"0 to 0 of type int32: train with --images.value-range '\[LOW, HIGH\]'",
+        ),
         (np.array([[object()]]), "Python objects"),
     ],
 )

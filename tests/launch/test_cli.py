@@ -108,6 +108,21 @@ def test_bad_input(
     assert remedy in error
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_twelve_bits_in_files_of_sixteen(
+    folder: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    for name in "abcd":
+        (folder / "cells" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((20, 24), 4000 * i, np.uint16)
+            Image.fromarray(pixels).save(folder / "cells" / name / f"{i}.png")
+    words = ["--data", "cells", "--network.in-chans", "1", "--batch-size", "4", "--out", "new"]
+    error = refusal(capsys, stage, "--config", "digits", *words)
+    assert "give --images.value-range '[0, 4095]'" in error
+    assert not Path("new").exists()
+
+
 def test_unknown_key_of_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("wrong.yaml").write_text("data: images\nimagesize: 16\n")
     error = refusal(capsys, "pretrain", "--config", "wrong.yaml")

@@ -1,0 +1,66 @@
+"""A look at the pixels of a few images before a run: whether they can be read, and use their range."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from fcmae.data.index import ImageIndex
+from fcmae.engine.errors import UserError
+
+TRIES = 8
+USED = 0.25  # share of the range of 16-bit values below which an image would lose what it shows
+CAMERA_BITS = (8, 10, 12, 14)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, float] | None) -> None:
+    """Refuse images of another number of channels, or whose values would become a few shades of 256.
+
+    Where all of a few images are of 8 bits, nothing is decoded and torch is not imported.
+
+    Args:
+        index: the images, of which a few from all over the list are looked at
+        channels: of the images, as the run reads them
+        value_range: values that become black and white; none is the whole range of 16 bits
+
+    Raises:
+        UserError: no image can be read so, or those of 16 bits use less than a quarter of their range
+    """
+    numbers = index.spread(TRIES)
+    deep = [number for number in numbers if _may_be_deep(index.path(number))]
+    if not deep and channels in (1, 3):
+        return
+    from fcmae.data.dataset import FolderSource
+    from fcmae.data.decode import read_array
+
+    FolderSource(index, channels, value_range).check()
+    if value_range is not None:
+        return
+    limits: list[int] = []
+    for number in deep:
+        with suppress(Exception):  # damaged files make decoders raise nearly anything
+            array = read_array(index.path(number), channels)
+            if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+                limits += int(array.min()), int(array.max())
+    if limits and max(limits) - min(limits) < USED * 65536:
+        black, white = _suggested(min(limits), max(limits))
+        raise UserError(
+            f"{index.root}: the 16-bit values reach only from {min(limits)} to {max(limits)} of 65535, which "
+            f"would leave a few shades of grey: give --images.value-range '[{black}, {white}]' "
+            "(or '[0, 65535]', to keep them as they are)"
+        )
+
+
+def _may_be_deep(path: Path) -> bool:
+    """Whether a file may hold more than 8 bits a value, by its name and, of a PNG, by its header."""
+    if path.suffix.lower() in (".npy", ".tif", ".tiff"):
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        header = file.read(25)
+        return header.startswith(_PNG) and header[24:] == b"\x10"
+    return False
+
+
+def _suggested(low: int, high: int) -> tuple[int, int]:
+    """The range of the camera whose bits the values fit into, or theirs where they fit into none."""
+    tops = [2**bits - 1 for bits in CAMERA_BITS if high < 2**bits]
+    return (0, tops[0]) if tops else (low, high)
