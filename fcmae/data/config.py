@@ -21,7 +21,7 @@ class ImagesConfig:
         vflip: mirror top to bottom with probability 1/2
         mean: per-channel mean of pixels in 0..1; none is ImageNet's for 3 channels, else 0.5
         std: per-channel standard deviation of pixels in 0..1; none is ImageNet's for 3 channels, else 0.25
-        value_range: values of 16-bit and float images that become black and white, as (0, 4095) for 12 bits
+        value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
     """
 
     workers: int | None = None

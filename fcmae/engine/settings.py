@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -32,35 +32,60 @@ class Parser(ArgumentParser):
         return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), super().format_help(formatter))
 
     def read(self, argv: list[str]) -> Any:
-        """Parse a command line.
+        """Parse a command line. Tuples may be written as `[1, 2]`, `(1, 2)` and `1,2`, and null as none, too.
 
         Raises:
             UserError: an unknown option or a value of the wrong type
         """
+        words = [_with_underscores(word) for word in argv]
+        for at, word in enumerate(words):
+            option, equals, value = word.partition("=")
+            if equals:
+                words[at] = f"{option}={self._as_yaml(option, value)}"
+            elif at:
+                words[at] = self._as_yaml(words[at - 1], word)
         try:
-            return self.parse_args([_with_underscores(word) for word in argv])
+            return self.parse_args(words)
         except argparse.ArgumentError as error:
             raise UserError(self._explain(str(error))) from None
+
+    def _as_yaml(self, option: str, value: str) -> str:
+        """The value of an option as jsonargparse reads it, where the option takes a tuple or none."""
+        kind = getattr(self._option_string_actions.get(option), "_typehint", None)
+        kinds = (kind, *get_args(kind))
+        if value.lower() == "none" and type(None) in kinds:
+            return "null"
+        takes_tuple = any(get_origin(each) is tuple for each in kinds)
+        return f"[{value.strip('() ')}]" if takes_tuple and "," in value and value[0] != "[" else value
 
     def _explain(self, message: str) -> str:
         """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""
         message = " ".join(message.split())
-        known = [action.dest for action in self._actions]
         unknown = re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message)
         if unknown:
             group = re.search(r"Group '([\w.]+)'", message)
             name = f"{group[1]}.{unknown[1]}" if group else unknown[1]
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            nearest = self._nearest(name)
+            if "arguments: --" in message:  # typed, and not in a recipe
+                name, nearest = (each and f"--{each.replace('_', '-')}" for each in (name, nearest))
             message = f"unknown option {name!r}"
-            message += f"; did you mean {nearest[0]!r}?" if nearest else f"; {self.prog} --help lists all"
+            message += f"; did you mean {nearest!r}?" if nearest else f"; {self.prog} --help lists all"
         wrong = VALUE_ERROR.match(message)
         if wrong:
             kinds = wrong["types"] or wrong["union"]
-            types = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "none")
+            types = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "null")
             choices = re.match(r"typing\.Literal\[(.*)\]", types)
             expected = f"choose one of {choices[1]}" if choices else f"expected {types}"
+            if "tuple" in types:
+                expected += ", a list such as '[1, 2]'"
             message = f"{wrong['key']} is {wrong['value'] or wrong['given']!r}: {expected}"
         return message
+
+    def _nearest(self, name: str) -> str | None:
+        """The option of that last part, as optim.lr for lr, or else the most similar one, if any is."""
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        same = [option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]]
+        return next(iter(same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def settings_parser(kind: type, prog: str, description: str) -> Parser:

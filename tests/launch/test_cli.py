@@ -21,6 +21,7 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.settings import read_settings
 from fcmae.prepare import prepare
 from launch.cli import COMMANDS, main
+from launch.first_stage import read_pretraining
 from models import list_models
 
 TINY = {
@@ -92,8 +93,13 @@ def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--decoder.depth", "-1"], "decoder.depth is -1", "0 blocks or more"),
         (["--out", "tiny.yaml/run"], "tiny.yaml/run cannot be written", "choose another folder"),
         (["--out", "images"], "images is not empty, and not a run", "choose another folder"),
-        (["--epohcs", "3"], "'epohcs'", "did you mean 'epochs'?"),
-        (["--optim.base-rl", "3"], "'optim.base_rl'", "did you mean 'optim.base_lr'?"),
+        (["--epohcs", "3"], "'--epohcs'", "did you mean '--epochs'?"),
+        (["--optim.base-rl", "3"], "'--optim.base-rl'", "did you mean '--optim.base-lr'?"),
+        (["--batchsize=3"], "'--batchsize'", "did you mean '--batch-size'?"),
+        (["--lr", "3"], "'--lr'", "did you mean '--optim.lr'?"),
+        (["--xyzzy", "3"], "'--xyzzy'", "fcmae pretrain --help lists all"),
+        (["--optim.clip-grad", "much"], "optim.clip_grad is 'much'", "expected float, null"),
+        (["--images.mean", "0.5"], "images.mean is '0.5'", "a list such as '[1, 2]'"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
@@ -121,6 +127,26 @@ def test_twelve_bits_in_files_of_sixteen(
     error = refusal(capsys, stage, "--config", "digits", *words)
     assert "give --images.value-range '[0, 4095]'" in error
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("pair", ["[64, 32]", "(64, 32)", "64, 32", "64,32"])
+@pytest.mark.parametrize("nothing", ["none", "None", "null"])
+def test_tuples_and_none_as_people_write_them(pair: str, nothing: str) -> None:
+    config = read_pretraining(
+        [
+            *("--image-size", pair, f"--optim.betas={pair}", "--images.value-range", pair),
+            *("--network.depths", "1,2,3,4", "--network.dims", nothing, f"--optim.clip-grad={nothing}"),
+            *("--out", nothing, "--data", "none"),
+        ]
+    )
+    assert config.image_size == config.optim.betas == config.images.value_range == (64, 32)
+    assert config.network.depths == (1, 2, 3, 4)
+    assert config.network.dims is config.optim.clip_grad is config.out is None
+    assert config.data == "none"
+
+
+def test_a_range_below_zero() -> None:
+    assert read_pretraining(["--images.value-range", "-5,5"]).images.value_range == (-5, 5)
 
 
 def test_unknown_key_of_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
