@@ -119,7 +119,7 @@ def test_script_asks_for_what_was_given_and_for_no_gpu_unasked(capsys: pytest.Ca
         (["pretrain", "--cluster", "local", "--", "--epocs", "1"], "did you mean '--epochs'"),
         (["pretrain", "--sweep", "seed"], "expected name=value"),
         (["pretrain", "--sweep", "seed=1", "--sweep", "seed=2"], "twice"),
-        (["pretrain", "--cluster", "local", "--sweep", "sed=1,2", "--", "--config", "tiny.yaml"], "'sed'"),
+        (["pretrain", "--cluster", "local", "--sweep", "sed=1,2", "--", "--config", "tiny.yaml"], "did you mean '--seed'"),
         (["evaluate", "--cluster", "local", "--", "--weights", "nowhere"], "nowhere"),
         (["probe", "--cluster", "local", "--", "--weigths", "run"], "did you mean '--weights'"),
         (["pipeline"], "needs stages"),
