@@ -1,10 +1,11 @@
 """The commands that pre-train and look: pretrain, reconstruct, info."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcmae.config import PretrainConfig
-from fcmae.engine.distributed import from_main, joined
+from fcmae.data.config import DIGITS, NUM_DIGITS
+from fcmae.engine.distributed import current_world, from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_counts
 from fcmae.engine.recipes import names_option, with_recipe
@@ -36,12 +37,12 @@ def read_pretraining(argv: list[str]) -> PretrainConfig:
 
 def run_pretraining(config: PretrainConfig) -> int:
     """Pre-train in the processes that have joined; the main one talks."""
-    from fcmae.prepare import prepare  # checks in a second what can be wrong, before torch is imported
+    from fcmae.prepare import index_file, prepare  # checks what can be wrong, before torch is imported
 
     run = from_main(lambda: prepare(config))
     from fcmae.pretrain import pretrain as start
 
-    print(f"pre-training {config.model} on {config.data}; run folder: {run.path}")
+    announce(f"pre-training {config.model}", config, [index_file(run)], run)
     summary = start(config, run)
     if summary.interrupted is not None:
         return stopped(summary, run)
@@ -53,7 +54,43 @@ def run_pretraining(config: PretrainConfig) -> int:
         f"                   {run.path / 'curves.png'}\n"
         f"  encoder weights  {run.path / 'encoder.safetensors'}"
     )
+    print_broken("  unreadable       ", run.path / "broken_images.txt", index_file(run))
     return 0
+
+
+def announce(task: str, config: Any, lists: list[Path], run: "RunFolder") -> None:
+    """Print what a run trains, on how many images of what size, on which device, and where it keeps all.
+
+    Args:
+        task: what is done with which model
+        config: the settings of a training
+        lists: files of the run's lists of images, where they come from a folder
+        run: the folder
+
+    Raises:
+        UserError: a list that is damaged, or a device that is not there
+    """
+    from fcmae.data.index import ImageIndex
+    from fcmae.engine.precision import pick_device
+
+    counts = [str(len(ImageIndex.load(path))) for path in lists if path.exists()]
+    if config.data == DIGITS:
+        counts = [str(NUM_DIGITS)]
+    images = f"{' + '.join(counts)} images of {config.data}" if counts else config.data
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    device, processes = pick_device(config.device), current_world().size
+    where = f"{processes} x {device}" if processes > 1 else device
+    print(f"{task} on {images}, {height} x {width}, {where}; run folder: {run.path}")
+
+
+def print_broken(heading: str, listed: Path, images: Path) -> None:
+    """Print a line of a run's report on images that could not be read, if there were any."""
+    from fcmae.data.broken import count_broken
+
+    counted = count_broken(listed, images)
+    if counted:
+        print(heading + counted)
 
 
 def stopped(summary: "Summary", run: "RunFolder") -> int:

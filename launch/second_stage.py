@@ -9,7 +9,7 @@ from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
 from finetune.inputs import check_features_file, check_images, check_labelled, check_out, check_weights
-from launch.first_stage import stopped
+from launch.first_stage import announce, print_broken, stopped
 
 FORMATS = ("onnx", "timm", "transformers", "torch")
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
@@ -59,13 +59,14 @@ def with_default_recipe(argv: list[str]) -> list[str]:
 
 def run_finetuning(config: FinetuneConfig) -> int:
     """Fine-tune in the processes that have joined; the main one talks."""
-    from finetune.prepare import prepare
+    from finetune.prepare import index_file, prepare
 
     config, run = from_main(lambda: prepare(config))
     from finetune.train import finetune as start
 
     origin = f"from {config.init}" if config.init else "from scratch"
-    print(f"fine-tuning {config.model} {origin} on {config.data}; run folder: {run.path}")
+    lists = [index_file(run, split) for split in ("train", "val")]
+    announce(f"fine-tuning {config.model} {origin}", config, lists, run)
     summary = start(config, run)
     if summary.interrupted is not None:
         return stopped(summary, run)
@@ -78,6 +79,8 @@ def run_finetuning(config: FinetuneConfig) -> int:
         f"  look at     {run.path / 'curves.png'}\n"
         f"  weights     {run.path / 'model.safetensors'} (of the epoch with the best {config.best})"
     )
+    for name, listed in zip(("broken_images.txt", "broken_val_images.txt"), lists, strict=True):
+        print_broken("  unreadable  ", run.path / name, listed)
     return 0
 
 

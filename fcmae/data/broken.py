@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fcmae.data.dataset import ImageSource
+from fcmae.data.index import ImageIndex
 from fcmae.engine.distributed import current_world, gather_lists
 
 UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are not UTF-8
@@ -43,3 +44,18 @@ class BrokenList:
         if new and current_world().is_main:
             with self.path.open("a", encoding="utf-8", errors=UNDECODED) as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())
+
+
+def count_broken(listed: Path, images: Path) -> str:
+    """How many images of a run could not be read, as `3 of 27 images, listed in FILE`; empty for none.
+
+    Args:
+        listed: the file that a `BrokenList` wrote, if there were any
+        images: the file of the run's list of images, if it keeps one
+
+    Raises:
+        UserError: the list of images is damaged
+    """
+    broken = len(BrokenList(listed))
+    total = f" of {len(ImageIndex.load(images))}" if images.exists() else ""
+    return f"{broken}{total} images, listed in {listed}" if broken else ""

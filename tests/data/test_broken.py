@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fcmae.data.broken import BrokenList
+from fcmae.data.broken import BrokenList, count_broken
 from fcmae.data.dataset import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.engine.distributed import joined
@@ -28,6 +28,8 @@ def test_each_image_is_listed_once_and_again_by_nobody(tmp_path: Path) -> None:
     broken.gather()
     assert path.read_text().splitlines() == [f"{SOURCE.name(3)}\tcut short", f"{SOURCE.name(5)}\tempty"]
     assert len(broken) == 2
+    assert count_broken(path, tmp_path / "no_list.npz") == f"2 images, listed in {path}"
+    assert count_broken(tmp_path / "nothing.txt", tmp_path / "no_list.npz") == ""
 
 
 def test_names_that_are_not_utf8_are_listed_once_byte_for_byte(tmp_path: Path) -> None:

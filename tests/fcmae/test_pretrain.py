@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -166,7 +167,9 @@ def test_a_run_folder_holds_all_there_is_to_see(finished: tuple[Path, str], fold
         with Image.open(run / picture) as image:
             assert min(image.size) > 100
     assert not (run / "broken_images.txt").exists()
+    assert re.match(f".* on 26 images of {folder / 'images'}, 32 x 32, [a-z]+; run folder: {run}\n", printed)
     assert f"run folder       {run}" in printed
+    assert "unreadable" not in printed
     assert f"{losses(run)[0]:.3f} at first, {epochs[-1]['epoch_loss']:.3f} in the last epoch" in printed
     assert str(run / "reconstructions.png") in printed
 
@@ -261,7 +264,7 @@ def test_layouts_learn_the_same(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_broken_image_costs_one_image_and_is_listed_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also when the run is interrupted after an epoch that met it, and meets it again."""
     images = tmp_path / "images"
@@ -282,6 +285,8 @@ def test_a_broken_image_costs_one_image_and_is_listed_once(
     assert main(words) == 0
     (line,) = (tmp_path / "run" / "broken_images.txt").read_text().splitlines()
     assert line.startswith("03.png\t")
+    listed = tmp_path / "run" / "broken_images.txt"
+    assert f"\n  unreadable       1 of 8 images, listed in {listed}\n" in capsys.readouterr().out
     epochs = [record for record in records(tmp_path / "run") if "epoch_loss" in record]
     assert [record["broken_images"] for record in epochs] == [1, 1]
     assert all(np.isfinite(record["epoch_loss"]) for record in epochs)

@@ -91,7 +91,7 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
     ("options", "message"),
     [
         (["--init=nowhere"], "nowhere: no such weights"),
-        (["--init=data"], "holds neither of model.safetensors, encoder.safetensors"),
+        (["--init=data"], "holds neither model.safetensors nor encoder.safetensors"),
         (["--init=weights.safetensors", "--model=convnextv2_tiny"], "holds convnextv2_atto, not"),
         (["--init=weights.safetensors", "--network.depths=[2,1,1,1]"], "in another network"),
         (["--init=data/cat/0.png"], "0.png"),
@@ -195,14 +195,20 @@ def test_from_folder_to_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Fine-tune by the newcomer's recipe, evaluate, predict, embed: the commands say where to look."""
     words = ["--init=weights.safetensors", "--epochs=1", "--optim.warmup-epochs=0", "--out=run"]
     assert main(["finetune", "--data=data", *TINY, *words]) == 0
-    assert "run/model.safetensors" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert " on 10 + 2 images of data, 32 x 32, cpu; run folder: run\n" in shown
+    assert "run/model.safetensors" in shown
+    assert "unreadable" not in shown
     assert main(["evaluate", "--weights=run", "--data=data", "--out=report", "--workers=0"]) == 0
     assert "\n2 images, 0 unreadable" in capsys.readouterr().out
     assert main(["predict", "--weights=run", "--images=data", "--topk=1", "--workers=0"]) == 0
     assert len(Path("results.csv").read_text().splitlines()) == 13
     assert main(["embed", "--weights=run", "--images=data", "--workers=0"]) == 0
     assert np.load("results.npz")["features"].shape == (12, 4)
+    Path("run/broken_val_images.txt").write_text("cat/0.png\tcut short\n")
+    capsys.readouterr()
     assert main(["finetune", "--data=data", *TINY, *words]) == 0  # complete: returns at once
+    assert "\n  unreadable  1 of 2 images, listed in run/broken_val_images.txt\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["finetune", "evaluate", "probe", "predict", "embed", "export"])
