@@ -1,10 +1,14 @@
 """The list of the image files of a folder: scanned once, kept compactly, cached between runs."""
 
+import functools
 import hashlib
+import json
+import logging
 import os
 import time
 import zipfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +18,19 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
 
+logger = logging.getLogger(__name__)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+# Images that are not read: of phones and the web, of cameras, of microscopes and scanners.
+UNREAD = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".gif", ".svg", ".psd", ".tga", ".ppm", ".pgm", ".exr",
+    ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+    ".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".mrxs", ".dcm", ".fits",
+)  # fmt: skip
+CONVERT = "convert them to JPEG, PNG, TIFF or .npy"
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
 
@@ -29,21 +42,30 @@ class ImageIndex:
     share, and not 14 million objects, whose reference counts would make each worker copy them.
     """
 
-    def __init__(self, root: str | Path, names: np.ndarray, offsets: np.ndarray) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        names: np.ndarray,
+        offsets: np.ndarray,
+        passed_over: dict[str, int] | None = None,
+    ) -> None:
         """Use `ImageIndex.scan` or `ImageIndex.load`.
 
         Args:
             root: folder that the paths are relative to
             names: uint8, all paths end to end
             offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
+            passed_over: how many images a scan met that are not read, by the ends of their names
         """
         self.root, self.names, self.offsets = Path(root), names, offsets
+        self.passed_over = passed_over or {}
 
     @classmethod
     def scan(cls, root: str | Path, progress: bool = True) -> "ImageIndex":
         """List the images below a folder, or take the list from the cache where no folder has changed.
 
         Hidden files and folders are left out. Links are followed; a folder reached twice is listed once.
+        Images that are not read are counted in a warning.
 
         Args:
             root: any tree of folders
@@ -57,8 +79,14 @@ class ImageIndex:
         index = _read_cache(root)
         if index is None:
             index = _scan(root, progress)
+        passed_over = ", ".join(f"{count} {suffix}" for suffix, count in index.passed_over.items())
         if len(index) == 0:
-            raise UserError(f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}")
+            remedy = f"; {CONVERT} ({passed_over})" if passed_over else ""
+            raise UserError(
+                f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}{remedy}"
+            )
+        if passed_over and current_world().is_main:
+            _warn_once(f"{root}: passed over {passed_over}; {CONVERT} to have them read")
         return index
 
     def check_headers(self, tries: int = 32) -> None:
@@ -162,29 +190,41 @@ def _checked(index: ImageIndex) -> ImageIndex:
     return index
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Warn, however often a command scans the folder."""
+    logger.warning(message)
+
+
 def _scan(root: Path, progress: bool) -> ImageIndex:
     """Walk through the folder, counting on a terminal, and keep the result in the cache."""
     started = time.time_ns()
     folders: dict[str, int] = {}
+    passed_over: Counter[str] = Counter()
     names, offsets = bytearray(), array("q", [0])
     console = Console(stderr=True)
     hide = not (progress and console.is_terminal)
     count = TextColumn("Listing {task.description}: {task.completed:,.0f} images")
     with Progress(SpinnerColumn(), count, console=console, transient=True, disable=hide) as bar:
         task = bar.add_task(str(root), total=None)
-        for name in _walk(root, "", folders, set()):
+        for name in _walk(root, "", folders, set(), passed_over):
             names += os.fsencode(name)
             offsets.append(len(names))
             if len(offsets) % 1000 == 0:
                 bar.update(task, completed=len(offsets))
-    index = ImageIndex(root, np.frombuffer(names, np.uint8), np.frombuffer(offsets, np.int64))
+    index = ImageIndex(root, np.frombuffer(names, np.uint8), np.frombuffer(offsets, np.int64), passed_over)
     if max(folders.values()) < started - CLOCK_STEP_NS:  # a later change would show in the time stamps
         _write_cache(index, folders)
     return index
 
 
-def _walk(root: Path, folder: str, folders: dict[str, int], seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Yield the images below root/folder; note each folder's time of change, and its identity in `seen`."""
+def _walk(
+    root: Path, folder: str, folders: dict[str, int], seen: set[tuple[int, int]], passed_over: Counter[str]
+) -> Iterator[str]:
+    """Yield the images below root/folder; note each folder's time of change, and its identity in `seen`.
+
+    Images that are not read are counted in `passed_over`.
+    """
     try:
         status = os.stat(root / folder)
         if (status.st_dev, status.st_ino) in seen:
@@ -199,9 +239,11 @@ def _walk(root: Path, folder: str, folders: dict[str, int], seen: set[tuple[int,
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(root, f"{folder}{entry.name}/", folders, seen)
+            yield from _walk(root, f"{folder}{entry.name}/", folders, seen, passed_over)
         elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
             yield folder + entry.name
+        elif entry.name.lower().endswith(UNREAD):
+            passed_over[Path(entry.name).suffix.lower()] += 1
 
 
 def _cache_file(root: Path) -> Path:
@@ -217,7 +259,8 @@ def _read_cache(root: Path) -> ImageIndex | None:
             changed = [os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns for folder in folders]
             if changed != file["changed"].tolist():
                 return None
-            return _checked(ImageIndex(root, file["names"], file["offsets"]))
+            passed_over = json.loads(str(file["passed_over"]))
+            return _checked(ImageIndex(root, file["names"], file["offsets"], passed_over))
     except _NOT_AN_INDEX:
         return None
 
@@ -233,6 +276,7 @@ def _write_cache(index: ImageIndex, folders: dict[str, int]) -> None:
                 file,
                 names=index.names,
                 offsets=index.offsets,
+                passed_over=np.array(json.dumps(index.passed_over)),
                 folders=np.frombuffer(b"\0".join(map(os.fsencode, folders)), np.uint8),
                 changed=np.array(list(folders.values()), np.int64),
             )

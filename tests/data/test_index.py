@@ -101,6 +101,23 @@ def test_cache_is_used_until_a_folder_changes(tmp_path: Path, monkeypatch: pytes
     assert list(ImageIndex.scan(root)) == [*before, "b/3.jpg"]
 
 
+def test_images_that_are_not_read_are_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_tree(tmp_path / "images", "1.jpg", "a/2.HEIC", "3.heic", "a/4.gif", "notes.txt", ".5.heic")
+    age(root)
+    for _ in range(2):
+        assert list(ImageIndex.scan(root)) == ["1.jpg"]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{root}: passed over 2 .heic, 1 .gif; convert them to JPEG, PNG")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", None)  # nothing is listed any more
+        assert ImageIndex.scan(root).passed_over == {".heic": 2, ".gif": 1}
+    (root / "1.jpg").unlink()
+    with pytest.raises(UserError, match=r"no image: .*convert them to .* \(2 .heic, 1 .gif\)"):
+        ImageIndex.scan(root)
+
+
 def test_a_folder_changed_this_moment_is_not_cached(tmp_path: Path, cache: Path) -> None:
     ImageIndex.scan(make_tree(tmp_path / "images", "1.jpg"))
     assert not cache.exists()
@@ -118,7 +135,8 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, cache: Path, damage: str) ->
         file.mkdir()
     elif damage == "other arrays":
         changed = [root.stat().st_mtime_ns]
-        np.savez(file, names=np.zeros(3), offsets=np.zeros(2), folders=np.zeros(0, np.uint8), changed=changed)
+        arrays = {"names": np.zeros(3), "offsets": np.zeros(2), "folders": np.zeros(0, np.uint8)}
+        np.savez(file, **arrays, changed=changed, passed_over=np.array("{}"))
     else:
         file.write_bytes({"garbage": b"PK garbage", "truncated": content[:-60], "empty": b""}[damage])
     assert list(ImageIndex.scan(root)) == ["1.jpg"]
