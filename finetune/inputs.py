@@ -11,17 +11,26 @@ from fcmae.engine.preflight import check_device
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import read_settings
 from finetune.config import FinetuneConfig
-from finetune.resolve import read_header, weights_file
+from finetune.resolve import read_header
 
 
 def check_weights(weights: Path, device: str) -> None:
     """Refuse weights that are not there, or that no file of weights can be, and a device that is not there.
 
     Raises:
-        UserError: see above
+        UserError: see above, or a checkpoint whose run has not yet written how its images are prepared
     """
     check_device(device)
-    read_header(weights_file(weights))
+    folder = weights.absolute().parent
+    if (
+        not read_header(weights)
+        and folder.name == "checkpoints"
+        and (folder.parent / "config.yaml").is_file()
+    ):
+        raise UserError(
+            f"{weights}: {folder.parent} has not yet written its weights, which say how images are "
+            "prepared for this checkpoint: repeat the run's command to finish it"
+        )
 
 
 def own_run(weights: Path) -> RunFolder | None:
@@ -74,7 +83,7 @@ def check_labelled(data: str | None, weights: Path) -> None:
     if data is None or not is_folder(data) or is_own_data(data, run):
         return
     classes = find_val_classes(data).classes
-    check_classes(classes, read_header(weights_file(weights)).get("class_names"), data, weights)
+    check_classes(classes, read_header(weights).get("class_names"), data, weights)
 
 
 def check_classes(classes: list[str], known: list[str] | None, data: str, weights: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from fcmae.data.config import CROP_PCT
@@ -21,8 +20,9 @@ from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_safetensors
 from finetune.config import FinetuneConfig
-from finetune.resolve import check_image_size, pair, read_header, weights_file
+from finetune.resolve import check_image_size, pair, read_header
 from models.convnext import ConvNeXt, create_model
+from models.storage import read_tensors
 from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,8 @@ def open_network(
     """A trained network from a run folder or a file.
 
     Args:
-        path: see `models.weights.load_weights`; files of ours hold timm's networks as well
+        path: see `models.weights.load_weights`; files of ours hold timm's networks as well. A checkpoint in
+            a run is used as the run's own weights are: their size, statistics and classes, averaged or not
         device: where to compute
         head: whether to have the head; without it the network gives features
         image_size: side of the images; none is that of the training, or 224
@@ -199,13 +200,16 @@ def open_network(
     Raises:
         UserError: no such weights, weights without a head where one is asked for, or a size that cannot be
     """
-    header = read_header(weights_file(path))
+    header = read_header(path)
     options = header.get("options", {})
     name = header.get("model", "")
     size = pair(image_size or tuple(header.get("image_size", (224, 224))))
     if name.startswith(TIMM):
         model = create_timm(name, len(header["class_names"]), size, **options)
-        model.load_state_dict(load_file(weights_file(path)))
+        try:
+            model.load_state_dict(read_tensors(path)[0])
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
         if not head:
             model.reset_classifier(0)  # type: ignore[operator]
         num_classes = len(header["class_names"]) if head else 0

@@ -1,6 +1,5 @@
 """Settings completed from what the weights to start from say about themselves."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from fcmae.engine.errors import UserError
 from finetune.config import FinetuneConfig
 
 FROM_INIT = ("in_chans", "stem_stride", "depths", "dims")
-RUN_FILES = ("model.safetensors", "encoder.safetensors")  # of a fine-tuning run, of a pre-training run
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:
@@ -64,7 +62,7 @@ def describe_init(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or none that holds weights
     """
-    header = read_header(weights_file(path))
+    header = read_header(path)
     if not header:
         from finetune.network import describe_foreign  # imports torch
 
@@ -72,38 +70,18 @@ def describe_init(path: Path) -> dict[str, Any]:
     return header
 
 
-def weights_file(path: Path) -> Path:
-    """The file that a run folder keeps its weights in; a file is itself.
+def read_header(weights: Path) -> dict[str, Any]:
+    """What weights, as a run folder or a file, say about themselves; empty for those of others.
 
     Raises:
-        UserError: neither a file nor a folder with weights
+        UserError: no such weights, damaged ones, or ones of a newer version
     """
-    file = next((path / name for name in RUN_FILES if (path / name).is_file()), path)
-    if path.is_dir() and file == path:
-        raise UserError(f"{path} holds neither of {', '.join(RUN_FILES)}: has that run got to its end?")
-    if not file.is_file():
-        raise UserError(f"{path}: no such weights; give a run folder, or a file of weights")
-    return file
+    from models.header import read_header as read  # models/, which the command line first sees to be ours
 
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The metadata of a safetensors file of ours, whose values are JSON; empty for any other file.
-
-    Raises:
-        UserError: a damaged safetensors file
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors":
-        return {}
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a safetensors file, or damaged ({error})") from None
-    if not metadata.get("format", "").startswith('"fcmae.'):
-        return {}
-    return {name: json.loads(value) for name, value in metadata.items()}
+        return read(weights)
+    except ValueError as error:
+        raise UserError(f"{weights}: {error}") from None
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

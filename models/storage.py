@@ -1,73 +1,65 @@
 """Files and folders of weights, read into tensors and metadata without running any code in them."""
 
 import argparse
-import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-FOLDER_FILES = ("model.safetensors", "encoder.safetensors")  # fine-tuned (or exported), pre-trained
+from models.header import find_weights, read_header
+
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
-FORMAT_VERSION = "1"
+AVERAGED = "ema"  # the moving average of the weights in our checkpoints, and before the names of its figures
+STARTS = (b"PK", b"\x80")  # of the zip archives and the pickles that torch.save writes
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file under the names they have there, on the CPU, and our metadata where there is any.
 
     Args:
-        path: a folder that holds one of FOLDER_FILES, a safetensors file, or what torch.save wrote
+        path: see `models.header.find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
+            in a run that keeps averaged weights, they are read
 
     Raises:
         ValueError: absent, damaged, from a newer version, or not a dict of tensors
     """
-    if path.is_dir():
-        files = [path / name for name in FOLDER_FILES if (path / name).is_file()]
-        if not files:
-            raise ValueError(
-                f"holds neither {' nor '.join(FOLDER_FILES)}, which a finished run writes: name a file of "
-                "weights, for instance one of a run's checkpoints"
-            )
-        path = files[0]
-    elif not path.is_file():
-        raise ValueError("no such file or folder")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = read_header(path)
+    file = find_weights(path)
+    if file.suffix != ".safetensors":
+        averaged = any(name.startswith(AVERAGED) for name in header.get("metrics", ()))
+        return _read_torch(file, (AVERAGED, *WRAPPERS) if averaged else WRAPPERS), header
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
+        return load_file(file), header
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot be read as safetensors ({error})") from error
-    if not metadata.get("format", "").startswith('"fcmae.'):
-        return tensors, {}
-    metadata = {name: json.loads(value) for name, value in metadata.items()}
-    if metadata["format"].rpartition(".")[2] != FORMAT_VERSION:
-        raise ValueError(f"has format {metadata['format']}, from a newer version of this project: update it")
-    return tensors, metadata
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
     """What torch.save wrote, by its reader that makes nothing but data.
 
     Args:
-        path: a state dict, or a checkpoint that holds one under a name of WRAPPERS
+        path: a state dict, or a checkpoint that holds one under one of the names in `wrappers`
     """
     try:
         # The official training code and timm store their settings beside the weights as a plain Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of any kind can fail in any way
-        reason = str(error).partition("\n")[0][:200]
+        with path.open("rb") as file:
+            if not file.read(2).startswith(STARTS):
+                raise ValueError("is not a file of weights") from error
+        reason = type(error).__name__
+        if not isinstance(error, pickle.UnpicklingError):  # whose text tells how to switch the safety off
+            reason += ": " + str(error).partition("\n")[0][:200]
         raise ValueError(
-            f"cannot be read as plain tensors ({type(error).__name__}: {reason}); a file that runs code when "
-            "it is read is refused: save its state dict alone"
+            f"cannot be read as plain tensors ({reason}); a file that runs code when it is read is refused: "
+            "save its state dict alone"
         ) from error
-    for wrapper in WRAPPERS:
+    for wrapper in wrappers:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
             break

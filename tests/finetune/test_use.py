@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from small_run import NETWORK, run_small, small_config
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -22,7 +23,7 @@ from fcmae.engine.run_folder import RunFolder
 from finetune.collapse import channel_distance, collapse_by_block
 from finetune.config import AugmentConfig, FinetuneConfig
 from finetune.evaluate import evaluate
-from finetune.inputs import check_labelled, is_own_data
+from finetune.inputs import check_labelled, check_weights, is_own_data
 from finetune.network import open_network, save_network
 from finetune.predict import embed, predict
 from finetune.prepare import prepare
@@ -81,6 +82,32 @@ def test_evaluate_repeats_what_training_measured(run: Path, tmp_path: Path) -> N
     assert 100 * counts.trace() / 359 == pytest.approx(figures["top1"])
     for name in ("confusion.png", "worst_classes.png"):
         assert Image.open(tmp_path / "report" / name).size[0] > 200
+
+
+@pytest.mark.parametrize("model", ["convnextv2_atto", "timm:resnet10t"])
+def test_a_checkpoint_in_a_run_is_measured_as_its_run_is(model: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": model, "image_size": 32, "crop_pct": 0.8}
+    if model.startswith("timm:"):
+        options["network"] = replace(NETWORK, stem_stride=None, depths=None, dims=None)
+    images = replace(small_config(tmp_path).images, mean=(0.3,), std=(0.2,))
+    run_small(tmp_path / "run", epochs=1, best="ema_top1", images=images, **options)
+    run, checkpoint = (
+        open_network(path, CPU) for path in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "best.pt")
+    )
+    for name in ("name", "in_chans", "num_classes", "classes", "image_size", "crop_pct", "mean", "std"):
+        assert getattr(checkpoint, name) == getattr(run, name), name
+    left, right = run.model.state_dict(), checkpoint.model.state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has not yet written its weights"):
+        check_weights(tmp_path / "run" / "checkpoints" / "best.pt", "cpu")
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    texts = {"format": '"fcmae.classifier.2"', "model": '"timm:resnet10t"', "class_names": '["a"]'}
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors", texts)
+    with pytest.raises(UserError, match=r"fcmae\.classifier\.2, from a newer version"):
+        open_network(tmp_path, CPU)
 
 
 def test_evaluate_never_measures_what_a_run_was_trained_on(folder: Path, tmp_path: Path) -> None:
@@ -313,7 +340,7 @@ def test_collapse_leaves_no_hook_behind() -> None:
 def test_weights_that_do_not_fit_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"20 x 20 is not a multiple of .* choose multiples of 8"):
         evaluate(run, "digits", image_size=20, device="cpu")
-    with pytest.raises(UserError, match="holds neither of"):
+    with pytest.raises(UserError, match=r"holds neither model\.safetensors"):
         evaluate(tmp_path, "digits", device="cpu")
     encoder = tmp_path / "official.pth"
     options = {"in_chans": NETWORK.in_chans or 1, "num_classes": 7}
