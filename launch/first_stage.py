@@ -7,7 +7,7 @@ from fcmae.config import PretrainConfig
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.engine.distributed import current_world, from_main, joined
 from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_counts
+from fcmae.engine.preflight import check_counts, check_device
 from fcmae.engine.recipes import names_option, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 
@@ -110,6 +110,7 @@ def reconstruct(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     options = parser.read(argv)
     check_counts({"--count": options.count})
+    check_device(options.device)
     if not (options.run / "config.yaml").is_file():
         raise UserError(f"{options.run} is not the folder of a run (no config.yaml)")
     if not options.images.is_dir():

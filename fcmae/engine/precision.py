@@ -3,6 +3,7 @@
 import torch
 
 from fcmae.engine.errors import UserError
+from fcmae.engine.preflight import check_device_name
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,13 +19,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    unknown = UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise unknown
+    check_device_name(name)
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:

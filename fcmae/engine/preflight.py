@@ -2,6 +2,8 @@
 
 import ctypes
 import itertools
+import logging
+import re
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -10,6 +12,10 @@ from typing import Any
 
 from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
+SHOWN = 3  # differences from another run that a message lists
 
 
 def check_counts(counts: dict[str, int]) -> None:
@@ -35,12 +41,23 @@ def check_ranges(seed: int, drop_path_rate: float) -> None:
         raise UserError(f"network.drop_path_rate is {drop_path_rate:g}: it must be at least 0, and below 1")
 
 
-def check_device(name: str) -> None:
-    """Refuse CUDA where this machine has no driver for it; what torch makes of it is checked later.
+def check_device_name(name: str) -> None:
+    """Refuse what is not the name of a device.
 
     Raises:
-        UserError: no driver
+        UserError: see above
     """
+    if not DEVICE.fullmatch(name):
+        raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
+
+
+def check_device(name: str) -> None:
+    """Refuse an unknown device, and CUDA without a driver for it; what torch makes of it is checked later.
+
+    Raises:
+        UserError: see above
+    """
+    check_device_name(name)
     if name.startswith("cuda") and sys.platform == "linux":
         try:
             ctypes.CDLL("libcuda.so.1")
@@ -67,17 +84,29 @@ def check_checkpoints(run: RunFolder) -> None:
 def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, resume: bool) -> RunFolder:
     """The folder of a run that names none: runs/<name>, numbered where another run is there.
 
-    A run with the same settings is found again, and so resumed.
+    A run with the same settings is found again, and so resumed. If only others are there, a warning says
+    how the most similar one differs.
 
     Args:
         name: what the run is called, such as digits-convnextv2_atto
         config, volatile: as for `RunFolder.claim`
         resume: whether a run with these settings may be continued
     """
+    volatile = tuple(volatile)
+    nearest: tuple[Path, list[str]] | None = None
     for number in itertools.count(1):
         run = RunFolder(Path("runs") / (f"{name}-{number}" if number > 1 else name))
         if not run.path.exists() or (run.config.exists() and not run.started):
+            if nearest is not None:
+                path, differences = nearest
+                more = [f"{len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+                reason = "; ".join(differences[:SHOWN] + more) or "loop.resume is false"
+                logger.warning("%s holds a run (%s); this one is new: %s", path, reason, run.path)
             return run
-        if run.started and resume and not run.differences(config, volatile):
-            return run
+        if run.started:
+            differences = run.differences(config, volatile)
+            if resume and not differences:
+                return run
+            if nearest is None or len(differences) < len(nearest[1]):
+                nearest = run.path, differences
     raise AssertionError("unreachable")

@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import docstring_parser
 import numpy as np
@@ -192,6 +194,30 @@ def test_resuming_is_refused_where_it_is_not_wanted(run: Path, capsys: pytest.Ca
     assert "already holds a run" in pretrain_refusal(capsys, "--loop.resume", "false")
 
 
+def test_a_run_beside_one_with_other_settings_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(read_settings(PretrainConfig, folder / "tiny.yaml"), out=None)
+    name = "runs/images-convnextv2_atto"
+    runs: list[tuple[str, dict[str, Any]]] = [
+        (name, {}),
+        (f"{name}-2", {"epochs": 3}),
+        (f"{name}-3", {"epochs": 3, "seed": 1}),
+        (f"{name}-2", {"epochs": 3}),  # found again, and so resumed
+    ]
+    said = []
+    for run_name, changes in runs:
+        caplog.clear()
+        run = prepare(replace(config, **changes))
+        run.log({"step": 1, "loss": 1.0})
+        assert run.path == Path(run_name)
+        said.append(caplog.messages)
+    assert said == [
+        [],
+        [f"{name} holds a run (epochs is 2 there and 3 here); this one is new: {name}-2"],
+        [f"{name}-2 holds a run (seed is 0 there and 1 here); this one is new: {name}-3"],
+        [],
+    ]
+
+
 def test_a_checkpoint_that_is_not_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "step_000000003.pt").write_text("no checkpoint")
@@ -215,6 +241,7 @@ def test_a_run_killed_before_it_kept_its_list_of_images_keeps_it_then(run: Path)
         (["reconstruct", "run", "--images", "images", "--out", "no/p.png"], "the folder no does not exist"),
         (["reconstruct", "run", "--images", "images"], "run holds no checkpoint yet"),
         (["reconstruct", "run"], "required: images"),
+        (["reconstruct", "run", "--images", "images", "--device", "gpu"], "--device gpu: unknown device"),
         (["pretrain", "--config", "convnextv2_ato"], "no built-in recipe of that name (cifar10, "),
         (["reconstruct", "run", "--images", "images", "--count", "0"], "--count is 0: it must be at least 1"),
         (["info", "--stem-stride", "0"], "invalid choice: 0 (choose from 4, 2, 1)"),
@@ -232,6 +259,7 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
     options = [
         ["--data", "nowhere"], ["--model", "nothing"], ["--image-size", "30"], ["--mask-ratio", "2"],
         ["--out", "images"], ["--epohcs", "3"], ["--batch-size", "9"],
+        ["--device", "gpu"],
     ]  # fmt: skip
     commands = [["pretrain", "--config", "tiny.yaml", *option] for option in options]
     script = (
@@ -242,6 +270,7 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
         [sys.executable, "-c", script, json.dumps(commands)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"{[2] * len(options)} False"
+    assert not Path("run").exists()
     assert "Traceback" not in done.stderr
 
 
