@@ -51,7 +51,9 @@ def training_transform(
 def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) -> Transform:
     """RandAugment (arXiv 1909.13719), AutoAugment (1805.09501) or AugMix (1912.02781) by timm's string.
 
-    timm augments Pillow images in colour, so grey ones are turned to colour and back.
+    The policy is the one of `timm.data.create_transform(..., interpolation="bicubic")`, as in the code
+    published with ConvNeXt V2. timm augments Pillow images in colour, so grey ones are turned to colour and
+    back.
 
     Raises:
         UserError: timm does not understand the string
@@ -60,9 +62,16 @@ def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) ->
 
     make = {"rand": timm_policies.rand_augment_transform, "augmix": timm_policies.augment_and_mix_transform}
     filling = tuple(round(255 * value) for value in (mean if len(mean) == 3 else mean * 3))
-    hparams: dict[str, Any] = {"translate_const": int(min(size) * 0.45), "img_mean": filling}
+    kind = policy.split("-")[0]
+    hparams: dict[str, Any] = {
+        "translate_const": int(min(size) * 0.45),
+        "img_mean": filling,
+        "interpolation": Image.Resampling.BICUBIC,  # without it timm draws bilinear or bicubic at random
+    }
+    if kind == "augmix":
+        hparams["translate_pct"] = 0.3
     try:
-        apply = make.get(policy.split("-")[0], timm_policies.auto_augment_transform)(policy, hparams)
+        apply = make.get(kind, timm_policies.auto_augment_transform)(policy, hparams)
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(f"augment.auto_augment {policy!r}: timm does not understand it ({error})") from error
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data import create_transform
 
 from fcmae.data.config import ImagesConfig
 from fcmae.data.dataset import ArraySource, ImageDataset
@@ -23,12 +23,13 @@ def photo(channels: int, size: int = 40) -> torch.Tensor:
     return ramp.reshape(channels, size, size).to(torch.uint8)
 
 
-def test_rand_augment_is_timm_s() -> None:
-    policy = "rand-m6-mstd0.5-inc1"
+@pytest.mark.parametrize("policy", ["rand-m6-mstd0.5-inc1", "augmix-m5", "original-mstd0.5", "3a"])
+def test_policies_are_those_of_timm_s_training_transform(policy: str) -> None:
     ours = auto_augment(policy, (40, 40), MEAN)
-    theirs = rand_augment_transform(policy, {"translate_const": 18, "img_mean": (128, 102, 76)})
+    options = {"auto_augment": policy, "interpolation": "bicubic", "mean": MEAN, "color_jitter": None}
+    _, theirs, _ = create_transform(40, is_training=True, separate=True, **options)
     image = photo(3)
-    for seed in range(20):
+    for seed in range(60):
         with seeded(seed):
             left = ours(image)
         with seeded(seed):
