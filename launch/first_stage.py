@@ -1,14 +1,16 @@
 """The commands that pre-train and look: pretrain, reconstruct, info."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
 
 from fcmae.config import PretrainConfig
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.engine.distributed import current_world, from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_counts, check_device
-from fcmae.engine.recipes import names_option, with_recipe
+from fcmae.engine.recipes import names_option, recipe_names, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def read_pretraining(argv: list[str]) -> PretrainConfig:
         "fcmae pretrain",
         "Pre-train a ConvNeXt by masked autoencoding. Without --data: built-in digits. Without --config: the "
         "recipe 'digits' or, for a folder of images, 'folder'. The same command again resumes the run.",
+        recipe_names("fcmae"),
     )
     default = "folder" if names_option(argv, "--data") else "digits"
     return to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
@@ -134,9 +137,11 @@ def info(argv: list[str]) -> int:
     parser = Parser("fcmae info", "List the sizes and what each costs for one image.")
     parser.add_argument("--image_size", type=int, default=224, help="side in pixels")
     parser.add_argument("--mask_ratio", type=float, default=0.6, help="share of hidden patches")
-    parser.add_argument("--stem_stride", type=int, default=4, choices=[4, 2, 1], help="pixels")
+    parser.add_argument("--stem_stride", type=Literal[4, 2, 1], default=4, help="pixels")
     options = parser.read(argv)
-    from launch.info import print_sizes
+    with Console(stderr=True).status("Counting what each size costs, on networks without data"):
+        from launch.info import table_of_sizes
 
-    print_sizes(options.image_size, options.mask_ratio, options.stem_stride)
+        table = table_of_sizes(options.image_size, options.mask_ratio, options.stem_stride)
+    Console(width=None if Console().is_terminal else 120).print(table)
     return 0

@@ -1,6 +1,5 @@
 """The table of sizes that `fcmae info` prints."""
 
-from rich.console import Console
 from rich.table import Table
 
 from fcmae.engine.errors import UserError
@@ -11,8 +10,8 @@ from models.sizes import SIZES
 HEADINGS = ("depths", "dims", "parameters M", "MACs G", "activations M", "tiles MACs G", "tiles act. M")
 
 
-def print_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> None:
-    """Print parameters (with a 1000-way head), multiply-adds and activations, dense and on visible tiles.
+def table_of_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> Table:
+    """Parameters (with a 1000-way head), multiply-adds and activations, dense and on visible tiles.
 
     Raises:
         UserError: a size or ratio that cannot be
@@ -33,7 +32,7 @@ def print_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> None:
         shape = [" ".join(map(str, numbers)) for numbers in (size.depths, size.dims)]
         parameters = f"{dense.parameters / 1e6:.1f}"
         table.add_row(name, *shape, parameters, *costs(dense), *costs(tiles))
-    Console(width=None if Console().is_terminal else 120).print(table)
+    return table
 
 
 def costs(of: Complexity) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
-from fcmae.engine.recipes import names_option, with_recipe
+from fcmae.engine.recipes import names_option, recipe_names, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
 from finetune.inputs import check_features_file, check_images, check_labelled, check_out, check_weights
@@ -30,6 +30,7 @@ def read_finetuning(argv: list[str]) -> FinetuneConfig:
         "fcmae finetune",
         "Train on labels, from --init or from scratch. Without --data: built-in digits. Without --config: "
         "the recipe 'digits' or, for other data, 'small_folder'. The same command again resumes the run.",
+        recipe_names("finetune"),
     )
     return to_settings(FinetuneConfig, parser.read(with_default_recipe(argv)))
 

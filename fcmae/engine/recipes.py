@@ -41,9 +41,17 @@ def find_recipe(name: str, package: str) -> Path:
     Raises:
         UserError: neither; the message lists the built-in ones
     """
-    recipes = Path(str(files(package))) / "recipes"
-    for path in (Path(name), recipes / f"{name}.yaml"):
+    for path in (Path(name), _recipes(package) / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in recipes.glob("*.yaml")))
+    known = recipe_names(package)
     raise UserError(f"--config {name}: no such file, and no built-in recipe of that name ({known})")
+
+
+def recipe_names(package: str) -> str:
+    """The recipes that a package has, with commas between them."""
+    return ", ".join(sorted(path.stem for path in _recipes(package).glob("*.yaml")))
+
+
+def _recipes(package: str) -> Path:
+    return Path(str(files(package))) / "recipes"

@@ -28,8 +28,9 @@ class Parser(ArgumentParser):
         super().__init__(prog=prog, usage=f"{prog} [options]", description=description, exit_on_error=False)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """The help, with `--image-size` for the field `image_size`."""
-        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), super().format_help(formatter))
+        """The help, with `--image-size` for the field `image_size`, and `Path` for `<class 'Path'>`."""
+        text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help(formatter))
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), text)
 
     def read(self, argv: list[str]) -> Any:
         """Parse a command line. Tuples may be written as `[1, 2]`, `(1, 2)` and `1,2`, and null as none, too.
@@ -88,13 +89,15 @@ class Parser(ArgumentParser):
         return next(iter(same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
-def settings_parser(kind: type, prog: str, description: str) -> Parser:
+def settings_parser(kind: type, prog: str, description: str, recipes: str = "") -> Parser:
     """A parser with an option for each field of a dataclass (dotted for nested ones), and --config FILE.
 
-    Later options win over earlier ones and over the file.
+    Later options win over earlier ones and over the file. The help lists the names of built-in `recipes`.
     """
     parser = Parser(prog, description)
-    parser.add_argument("--config", action="config", help="recipe: a YAML file of these options")
+    parser.add_argument(
+        "--config", action="config", help=f"recipe: a YAML file of these options, or one of {recipes}"
+    )
     parser.add_class_arguments(kind)
     return parser
 

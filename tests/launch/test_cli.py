@@ -244,7 +244,7 @@ def test_a_run_killed_before_it_kept_its_list_of_images_keeps_it_then(run: Path)
         (["reconstruct", "run", "--images", "images", "--device", "gpu"], "--device gpu: unknown device"),
         (["pretrain", "--config", "convnextv2_ato"], "no built-in recipe of that name (cifar10, "),
         (["reconstruct", "run", "--images", "images", "--count", "0"], "--count is 0: it must be at least 1"),
-        (["info", "--stem-stride", "0"], "invalid choice: 0 (choose from 4, 2, 1)"),
+        (["info", "--stem-stride", "0"], "'0': choose one of 4, 2, 1"),
         (["info", "--image-size", "100"], "100 x 100 is not a multiple of the patch size 32"),
     ],
 )
@@ -286,12 +286,20 @@ def test_help_has_hyphens_and_the_text_of_every_field(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "--image-size" in text
     assert "--optim.weight-decay" in text
+    assert "oroneofcifar10,convnextv2_atto,convnextv2_base" in squeezed(text)
     assert not re.search(r"--[\w.]*_", text)
     for kind in (PretrainConfig, NetworkConfig, DecoderConfig, OptimConfig, ImagesConfig, LoopConfig):
         described = {each.arg_name: each.description for each in docstring_parser.parse(kind.__doc__).params}
         assert described.keys() == kind.__dataclass_fields__.keys()
         for name, description in described.items():
             assert squeezed(description) in squeezed(text), name
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "submit"])
+def test_help_names_the_types_of_values(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert not re.search("<class|<function", capsys.readouterr().out)
 
 
 def test_a_full_disk_is_said_in_a_line(
