@@ -25,7 +25,8 @@ class NetworkConfig:
         dims: channels of each stage, where they are not the model's own
         drop_path_rate: drop path of the last block; it grows linearly from 0
         head_init_scale: factor on the first weights of the head
-        freeze: stages, from the first, whose weights stay as they are: 0 to 4, 4 trains the head alone
+        freeze: stages, from the first, that stay as they are, without drop path: 0 to 4, where 4 trains the
+            head and the norm before it
         checkpointing: compute the widest activations again for the gradient: slower, a fraction of the memory
     """
 

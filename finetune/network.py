@@ -93,10 +93,15 @@ def head_classes(weights: Weights, listed: str | None) -> list[str]:
 
 
 def freeze_stages(model: ConvNeXt, stages: int) -> None:
-    """Keep the weights of the first stages, with the stem and the downsamplings before them, as they are."""
+    """Keep the weights of the first stages, with the stem and the downsamplings before them, as they are.
+
+    Their blocks drop no paths: features that nothing learns are the same in training as in evaluation.
+    """
     for downsample, stage in list(zip(model.downsample_layers, model.stages, strict=True))[:stages]:
         downsample.requires_grad_(False)
         stage.requires_grad_(False)
+        for block in stage.children():
+            block.drop_path = 0.0
 
 
 def create_timm(

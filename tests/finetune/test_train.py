@@ -238,7 +238,15 @@ def test_frozen_stages_do_not_move(tmp_path: Path, freeze: int) -> None:
     for name, tensor in before.items():
         kind, stage = name.split(".")[:2]
         frozen = kind in ("stages", "downsample_layers") and int(stage) < freeze
-        assert torch.equal(tensor, after[name]) == frozen or tensor.ndim == 1, name
+        assert torch.equal(tensor, after[name]) == frozen, name
+
+
+def test_frozen_stages_drop_no_paths(tmp_path: Path) -> None:
+    network = replace(NETWORK, in_chans=1, freeze=2, drop_path_rate=0.9)
+    model = build_network(resolve(small_config(tmp_path, network=network)), ["a", "b"])
+    drop_paths = [block.drop_path for stage in model.stages.children() for block in stage.children()]
+    assert drop_paths[:2] == [0, 0]
+    assert drop_paths[2:] == pytest.approx([0.6, 0.9])
 
 
 def test_checkpointing_changes_memory_and_not_the_weights(tmp_path: Path) -> None:
