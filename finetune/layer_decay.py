@@ -53,7 +53,12 @@ def layer_decay_groups(
     if not isinstance(model, ConvNeXt):
         from timm.optim import param_groups_layer_decay
 
-        found: list[dict[str, Any]] = param_groups_layer_decay(model, weight_decay, layer_decay=layer_decay)
+        not_decayed = (
+            model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+        )  # tokens, positions
+        found: list[dict[str, Any]] = param_groups_layer_decay(
+            model, weight_decay, no_weight_decay_list=not_decayed, layer_decay=layer_decay
+        )
         return found
     depths = tuple(len(list(stage.children())) for stage in model.stages.children())
     last = num_layers(depths, groups) + 1
