@@ -104,7 +104,11 @@ def stopped(summary: "Summary", run: "RunFolder") -> int:
 
 def reconstruct(argv: list[str]) -> int:
     """Draw originals, masked images and reconstructions of a folder's images."""
-    parser = Parser("fcmae reconstruct", "Draw what a pre-training run makes of hidden patches.")
+    parser = Parser(
+        "fcmae reconstruct",
+        "Draw what a pre-training run makes of hidden patches. With norm_pix_loss, the default, the picture "
+        "gives each hidden patch its own true mean and deviation, which the network does not predict.",
+    )
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="picture to write (PNG)")

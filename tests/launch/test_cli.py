@@ -302,6 +302,12 @@ def test_help_names_the_types_of_values(capsys: pytest.CaptureFixture[str], comm
     assert not re.search("<class|<function", capsys.readouterr().out)
 
 
+def test_help_says_what_a_reconstruction_takes_from_the_original(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["reconstruct", "--help"])
+    assert squeezed("each hidden patch its own true mean") in squeezed(capsys.readouterr().out)
+
+
 def test_a_full_disk_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
