@@ -53,9 +53,7 @@ def layer_decay_groups(
     if not isinstance(model, ConvNeXt):
         from timm.optim import param_groups_layer_decay
 
-        not_decayed = (
-            model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-        )  # tokens, positions
+        not_decayed: set[str] = getattr(model, "no_weight_decay", set)()  # tokens and positions
         found: list[dict[str, Any]] = param_groups_layer_decay(
             model, weight_decay, no_weight_decay_list=not_decayed, layer_decay=layer_decay
         )

@@ -101,7 +101,7 @@ def freeze_stages(model: ConvNeXt, stages: int) -> None:
         downsample.requires_grad_(False)
         stage.requires_grad_(False)
         for block in stage.children():
-            block.drop_path = 0.0
+            block.drop_path = 0.0  # type: ignore[assignment]
 
 
 def create_timm(
