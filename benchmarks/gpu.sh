@@ -35,17 +35,20 @@ run 10 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 
 if [ "$mode" = tests ]; then
   run 200 python3 benchmarks/layouts.py --model convnextv2_tiny --batch 256 --dtype bfloat16 --device cuda
-  run 380 python3 -m pytest -q tests/models -k "triton or layer_norm" -m "not slow"
+  run 380 python3 -m pytest -q -m "gpu and not slow" tests/models tests/fcmae/test_gpu.py
   exit "$failed"
 fi
 
 step=(python3 benchmarks/step.py --device cuda --precision bf16 --repeats 30)
 tiny=(--model convnextv2_tiny)
 run 100 python3 benchmarks/warm.py convnextv2_tiny convnextv2_base
-run 240 "${step[@]}" "${tiny[@]}" --batch 512 --task pretrain --seconds 150 --json "$folder/tiny.json"
-run 130 "${step[@]}" --model convnextv2_base --batch 256 --task pretrain --seconds 60 \
-  --ways '^tiles, (eager, torch|.*triton)' --json "$folder/base.json"
+run 220 "${step[@]}" "${tiny[@]}" --batch 512 --task pretrain --seconds 140 --json "$folder/tiny.json"
+run 90 "${step[@]}" "${tiny[@]}" --batch 256 --task finetune --seconds 60 \
+  --ways '^timm, compiled|^ours, (compiled|graphs), triton' --json "$folder/finetune.json"
+run 100 "${step[@]}" --model convnextv2_base --batch 256 --task pretrain --seconds 60 \
+  --ways '^tiles, (eager, torch|compiled, triton)' --json "$folder/base.json"
 run 45 python3 benchmarks/depthwise.py "${tiny[@]}" --json "$folder/depthwise.json"
 run 30 python3 benchmarks/grn.py "${tiny[@]}" --json "$folder/grn.json"
-run 590 "${step[@]}" "${tiny[@]}" --batch 256 --task finetune --seconds 40 --json "$folder/finetune.json"
+run 590 "${step[@]}" "${tiny[@]}" --batch 1024 --task pretrain --seconds 40 \
+  --ways '^tiles, compiled, triton' --json "$folder/tiny-1024.json"
 exit "$failed"

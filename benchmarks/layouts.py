@@ -60,7 +60,10 @@ def read_options() -> argparse.Namespace:
     """The command line."""
     parser = common_parser(__doc__ or "", threads=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device == "cpu" and options.dtype != "float32":
+        parser.error("--dtype: a CPU sums in half precision too, and the layouts would not agree: use a GPU")
+    return options
 
 
 def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Tensor]:

@@ -7,7 +7,7 @@
 Side by side in one run: ours and masked dense convolution (pre-training), ours and timm's ConvNeXt V2
 (fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels, and these in CUDA
 graphs. All start from the same weights; that losses and gradients agree is checked before anything is timed.
-A way that does not fit into memory, or would begin too late, is left out and named.
+A way that fails, does not agree, or would begin too late is named and left out of the table.
 """
 
 import argparse
@@ -67,7 +67,8 @@ class Step:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        how = {"compiled": {}, "graphs": {"mode": "reduce-overhead"}}.get(self.mode)
+        graphs = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}
+        how = {"compiled": {}, "graphs": {"options": graphs}}.get(self.mode)
         self.callable: nn.Module = self.model if how is None else torch.compile(self.model, **how)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
@@ -79,6 +80,12 @@ class Step:
                 loss = self.compute_loss(self.callable)
             loss.backward()
         return loss
+
+    def prepare(self) -> None:
+        """Bring a way to the state it is timed in: CUDA graphs are recorded in the second call."""
+        for _ in range(2 if self.mode == "graphs" else 0):
+            self.backward()
+            self.optimizer.zero_grad()
 
     def take_gradients(self) -> dict[str, Tensor]:
         """The gradients by our names, in float64, and none left in the model."""
@@ -94,9 +101,14 @@ class Step:
 
 
 def main() -> None:
-    """Check, time, print."""
+    """Check, time, print.
+
+    Raises:
+        SystemExit: a way failed, or did not agree
+    """
     options = read_options()
     device = set_up(options)
+    sound = True
     report: dict[str, Any] = {"machine": describe(device), "options": vars(options), "tasks": {}}
     rate = matrix_rate(device, dtype_of(options.precision))
     report["matrix_tflops"] = rate / 1e12
@@ -105,11 +117,15 @@ def main() -> None:
         if options.task in (name, "both"):
             steps, flops = make(options, device)
             steps = {way: step for way, step in steps.items() if re.search(options.ways, way)}
-            report["tasks"][name] = compare(name, steps, flops, rate, options)
+            rows = compare(name, steps, flops, rate, options)
+            report["tasks"][name] = rows
+            sound &= len(rows) == len(steps)
             write(report, options.json)
     if options.task != "finetune":
         report["parts_ms"] = show_parts(options, device)
         write(report, options.json)
+    if not sound:
+        raise SystemExit("some ways are missing from the tables: see above")
 
 
 def write(report: dict[str, Any], path: Path | None) -> None:
@@ -231,11 +247,18 @@ def count_flops(forward: Callable[[], object]) -> float:
 def compare(
     task: str, steps: dict[str, Step], flops: float, rate: float, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Check that all ways agree, time them in turns, print a table; its rows."""
-    names = check_agreement(steps, BUDGET[options.precision], time.monotonic() + options.seconds)
-    steps, device = {name: steps[name] for name in names}, torch.device(options.device)
-    # CUDA graphs keep memory of their own, which this would leave out.
-    memory = {name: peak_memory(step, device) for name, step in steps.items() if step.mode != "graphs"}
+    """Check that the ways agree, time in turns those that do, print a table; its rows."""
+    device, deadline = torch.device(options.device), time.monotonic() + options.seconds
+    agreeing = check_agreement(steps, BUDGET[options.precision], deadline)
+    memory = {}
+    for name in agreeing:
+        try:
+            memory[name] = peak_memory(steps[name], device)
+        except Exception as failure:
+            leave_out(name, steps[name], failure)
+    steps = {name: steps[name] for name in memory}
+    if not steps:
+        return []
     seconds = time_side_by_side(dict(steps), options.repeats, device)
     first = next(iter(steps))
     table = Table(
@@ -251,24 +274,22 @@ def compare(
         spread = Spread.of([1e3 * value for value in each])
         speed = 1e3 * options.batch / spread.median
         gain, share = ratios(seconds[first], each), flops * speed / rate
-        megabytes = f"{memory[name]:.0f}" if name in memory else ""
-        table.add_row(name, str(spread), f"{speed:.0f}", str(gain), megabytes, f"{share:.1%}")
+        # CUDA graphs keep memory of their own, which is not counted.
+        megabytes = None if steps[name].mode == "graphs" else round(memory[name])
+        table.add_row(name, str(spread), f"{speed:.0f}", str(gain), str(megabytes or ""), f"{share:.1%}")
         rows.append(
             {"way": name, "ms": vars(spread), "images_per_s": speed, "gain": vars(gain)}
-            | {"memory_mb": memory.get(name), "model_flop_utilisation": share}
+            | {"memory_mb": megabytes, "model_flop_utilisation": share}
         )
     Console(width=140).print(table)
     return rows
 
 
 def check_agreement(steps: dict[str, Step], budget: float, deadline: float = math.inf) -> list[str]:
-    """Losses and all gradients together, against the first way; the ways that fit into memory and time.
+    """Losses and all gradients together, against the first way that runs; the ways that agree.
 
     Args:
         deadline: begin no way when `time.monotonic()` is past it
-
-    Raises:
-        SystemExit: a way is farther off than the budget, or none is left
     """
     expected: tuple[Tensor, dict[str, Tensor]] | None = None
     names: list[str] = []
@@ -277,23 +298,29 @@ def check_agreement(steps: dict[str, Step], budget: float, deadline: float = mat
             print(f"{name}: no time left")
             continue
         try:
+            step.prepare()
             loss, gradients = step.backward().detach().double(), step.take_gradients()
-        except torch.OutOfMemoryError:
-            print(f"{name}: out of memory")
-            step.optimizer.zero_grad()
+        except Exception as failure:  # no memory, or whatever a compiler or driver raises
+            leave_out(name, step, failure)
             continue
-        names.append(name)
         expected = expected or (loss, gradients)
         distances = [(gradients[key] - each).norm() for key, each in expected[1].items()]
         apart = float(
             torch.stack(distances).norm() / torch.stack([*map(torch.norm, expected[1].values())]).norm()
         )
         print(f"{name}: loss {loss:.5f}, gradients {apart:.1e} apart")
-        if not (apart < budget and abs(loss - expected[0]) < budget * abs(expected[0])):
-            raise SystemExit(f"{name} does not agree with {names[0]}: nothing is timed")
-    if not names:
-        raise SystemExit("no way fits: choose a smaller --batch, or more --seconds")
+        if apart < budget and abs(loss - expected[0]) < budget * abs(expected[0]):
+            names.append(name)
+        else:
+            print(f"{name}: does not agree, and is not timed")
     return names
+
+
+def leave_out(name: str, step: Step, failure: Exception) -> None:
+    """Say why a way is not in the table, and free its gradients."""
+    reason = str(failure).strip().partition("\n")[0][:200]
+    print(f"{name}: left out, {type(failure).__name__}: {reason}")
+    step.optimizer.zero_grad()
 
 
 def show_parts(options: argparse.Namespace, device: torch.device) -> dict[str, float]:

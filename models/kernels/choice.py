@@ -68,7 +68,7 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
 def autocast_type(x: Tensor) -> torch.dtype | None:
     """The type that autocast gives matrix products and convolutions on x's device; None where it is off."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 

@@ -15,8 +15,9 @@ from models.kernels.depthwise import depthwise_map, depthwise_tiles
 from models.kernels.grn import gelu_grn
 
 Operation = Callable[..., Tensor]  # of an Impl and the inputs
-# Sides and channels: one channel to a thread, and not a warp full; then two.
-TILES = ((8, 40), (4, 64), (2, 64))
+# Sides and channels: one channel to a thread, and not a warp full; then two; then whole tiles as neighbours.
+TILES = ((8, 40), (4, 64), (2, 64), (1, 64))
+MAPS = ((8, 16), (4, 12), (7, 14))  # heights and widths that divide into tiles of 8, 4 and 7
 BUDGET = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -54,8 +55,9 @@ def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Oper
 
     inputs = [draw(2, 50, 40, dtype=dtype), draw(40), draw(40)]
     yield "gelu_grn", lambda impl, x, gamma, beta: gelu_grn(x, gamma, beta, impl=impl), inputs
-    inputs = [draw(2, 7, 14, 40, dtype=dtype), draw(40, 1, 7, 7), draw(40)]
-    yield "depthwise_map", lambda impl, x, weight, bias: depthwise_map(x, weight, bias, impl), inputs
+    for height, width in MAPS:
+        inputs = [draw(2, height, width, 40, dtype=dtype), draw(40, 1, 7, 7), draw(40)]
+        yield "depthwise_map", lambda impl, x, weight, bias: depthwise_map(x, weight, bias, impl), inputs
     for side, channels in TILES:
         table = _neighbours(side).to(device)
 

@@ -50,7 +50,7 @@ class TilesLayout(Layout):
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         p, kernel = x.shape[2], conv.kernel_size[0]
-        if p > SMALL_TILE or use_triton("auto", x):
+        if p > SMALL_TILE or use_triton("auto", x) or x.is_meta:  # without data, what is needed is counted
             return depthwise_tiles(x, conv.weight, conv.bias, self._halo_table(p, kernel))
         # In PyTorch, small tiles would gather many times what they hold: the dense map is cheaper.
         out = F.conv2d(self.to_map(x), conv.weight, conv.bias, padding=kernel // 2, groups=conv.groups)

@@ -1,6 +1,7 @@
 """What the tests of kernels share: fresh memory full of NaN, so that what is never written shows; tracing."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor, fx
 from torch._dynamo.backends.common import aot_autograd
 
 Trace = Callable[[Callable[..., Tensor], list[Tensor]], list[list[str]]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where there is a GPU, the tests of Triton kernels run there."""
+    for item in items:
+        on_gpu = torch.cuda.is_available() and item.path.parent == Path(__file__).parent
+        if on_gpu and ("triton" in item.path.stem or item.path.stem == "test_trial"):
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True)
