@@ -6,6 +6,9 @@ from typing import Literal
 from fcmae.data.config import CROP_PCT, ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+POLICY_CHANNELS = (1, 3)  # of the images that timm's policies and torchvision's colour jitter are for
+
 # What may differ when a run is resumed: where and how it runs, not what it computes.
 VOLATILE = (
     "out", "device", "data_root", "images.workers", "network.checkpointing", "loop.compile", "loop.resume",
@@ -45,7 +48,8 @@ class AugmentConfig:
     """Augmentation beyond crops and flips, as timm does it.
 
     Args:
-        auto_augment: timm's string of RandAugment (rand-m9-mstd0.5-inc1), AutoAugment (v0) or AugMix
+        auto_augment: timm's string of RandAugment (rand-m9-mstd0.5-inc1), AutoAugment (v0) or AugMix; auto is
+            that RandAugment for images of 1 or 3 channels, and none for others
         color_jitter: largest change of brightness, contrast and saturation
         erase: probability of random erasing
         erase_mode: fill with zeros, with one random colour, or with a random colour for each pixel
@@ -58,7 +62,7 @@ class AugmentConfig:
         label_smoothing: share of the target that is spread over all classes
     """
 
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    auto_augment: str | None = RAND_AUGMENT
     color_jitter: float = 0.0
     erase: float = 0.25
     erase_mode: Literal["const", "rand", "pixel"] = "pixel"

@@ -13,7 +13,7 @@ from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import VOLATILE, AugmentConfig, FinetuneConfig
+from finetune.config import POLICY_CHANNELS, VOLATILE, AugmentConfig, FinetuneConfig
 from finetune.resolve import check_image_size, pair, resolve
 from models.sizes import find_size
 
@@ -119,12 +119,12 @@ def check_augment(augment: AugmentConfig, channels: int | None) -> None:
     auto_augment = augment.auto_augment
     if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
         raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
-    for name, off in (("auto_augment", None), ("color_jitter", 0.0)):
-        if getattr(augment, name) != off and channels not in (1, 3):
-            raise UserError(
-                f"augment.{name} is for images of 1 or 3 channels, not {channels}: set it to "
-                f"{'null' if off is None else '0'}"
-            )
+    for option, off, is_on in (
+        ("--augment.auto-augment", "null", auto_augment is not None),
+        ("--augment.color-jitter", "0", augment.color_jitter > 0),
+    ):
+        if is_on and channels not in POLICY_CHANNELS:
+            raise UserError(f"{option} is for images of 1 or 3 channels, not {channels}: give {option} {off}")
 
 
 def check_network(config: FinetuneConfig) -> None:

@@ -1,12 +1,15 @@
 """Settings completed from what the weights to start from say about themselves."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fcmae.data.names import full_name
 from fcmae.engine.errors import UserError
-from finetune.config import FinetuneConfig
+from finetune.config import POLICY_CHANNELS, RAND_AUGMENT, AugmentConfig, FinetuneConfig
+
+logger = logging.getLogger(__name__)
 
 FROM_INIT = ("in_chans", "stem_stride", "depths", "dims")
 
@@ -43,8 +46,19 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         model=config.model or known.get("model") or "convnextv2_atto",
         image_size=config.image_size or known.get("image_size") or 224,
         network=network,
+        augment=settle_policy(config.augment, network.in_chans),
         images=images,
     )
+
+
+def settle_policy(augment: AugmentConfig, channels: int) -> AugmentConfig:
+    """The augmentation with the policy that auto means for images of so many channels."""
+    if augment.auto_augment != "auto":
+        return augment
+    if channels in POLICY_CHANNELS:
+        return replace(augment, auto_augment=RAND_AUGMENT)
+    logger.warning("images of %d channels are trained on without RandAugment, which is for 1 or 3", channels)
+    return replace(augment, auto_augment=None)
 
 
 def names_another(config: FinetuneConfig, known: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from finetune.prepare import check
 from finetune.resolve import resolve
 from launch.cli import main
 from launch.second_stage import read_finetuning
@@ -68,12 +69,27 @@ def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
     assert read("--config=digits", "--model=convnextv2_nano")[1:] == (1, (1, 1, 2, 1), (24, 48, 96, 192), 0.9)
 
 
+def test_a_default_recipe_suits_few_epochs_and_many_channels(caplog: pytest.LogCaptureFixture) -> None:
+    def policy(*words: str) -> str | None:
+        config = resolve(read_finetuning(["--data=data", "--epochs=2", *words]))
+        check(config)
+        return config.augment.auto_augment
+
+    assert policy() == policy("--network.in-chans=1") == "rand-m9-mstd0.5-inc1"
+    assert not caplog.messages
+    assert policy("--network.in-chans=12") is None
+    assert caplog.messages == [
+        "images of 12 channels are trained on without RandAugment, which is for 1 or 3"
+    ]
+
+
 def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
     def refused(data: str) -> str:
         return refusal(capsys, "finetune", "--data", data, *TINY)
 
     make_classes(Path("one"), {"cat": 3})
     assert "one class only (cat)" in refused("one")
+    assert "one class only (cat)" in refusal(capsys, "finetune", "--data=one", "--epochs=2")
     make_classes(Path("lonely"), {"cat": 1, "dog": 1})
     assert "has one image of each class" in refused("lonely")
     make_classes(Path("uneven/train"), {"cat": 3, "dog": 3})
@@ -107,7 +123,9 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
         (["--augment.label-smoothing=3"], "from 0 to 1"),
         (["--augment.mixup=-1"], "augment.mixup is -1: 0 turns it off"),
         (["--augment.color-jitter=-0.1"], "0 turns it off"),
-        (["--augment.color-jitter=1", "--network.in-chans=4", "--augment.auto-augment=null"], "set it to 0"),
+        (["--augment.color-jitter=1", "--network.in-chans=4", "--augment.auto-augment=null"],
+         "give --augment.color-jitter 0"),
+        (["--network.in-chans=12", "--augment.auto-augment=v0"], "give --augment.auto-augment null"),
         (["--augment.auto-augment=randm9"], "try rand-m9-mstd0.5-inc1"),
         (["--augment.auto-augment=rand-x9"], "timm does not understand it"),
         (["--best=ema_top1", "--ema-decay=null"], "no moving average is kept"),
@@ -193,7 +211,7 @@ def test_only_pictures_that_are_drawn_are_pointed_to(
 
 def test_from_folder_to_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Fine-tune by the newcomer's recipe, evaluate, predict, embed: the commands say where to look."""
-    words = ["--init=weights.safetensors", "--epochs=1", "--optim.warmup-epochs=0", "--out=run"]
+    words = ["--init=weights.safetensors", "--epochs=1", "--out=run"]
     assert main(["finetune", "--data=data", *TINY, *words]) == 0
     shown = capsys.readouterr().out
     assert " on 10 + 2 images of data, 32 x 32, cpu; run folder: run\n" in shown
