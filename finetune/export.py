@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.engine.errors import UserError
+from finetune.inputs import check_export
 from finetune.resolve import check_image_size
 from models.convnext import ConvNeXt
 from models.formats import to_timm, to_transformers
@@ -67,12 +68,7 @@ def export(
         UserError: weights that cannot be read, `out` exists or has no parent folder, a tool that is not
             installed or cannot express the network, or outputs that differ; nothing is left behind
     """
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another --out, or delete it")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}; make it first")
-    if format == "torch" and out.suffix != ".pt2":
-        raise UserError(f"{out}: torch.export's files end in .pt2; choose another --out")
+    check_export(format, out)
     _check_tools(format)
     try:
         loaded = load_weights(weights)

@@ -121,6 +121,19 @@ def check_features_file(out: Path) -> None:
         raise UserError(f"--out {out}: Parquet needs pyarrow (pip install pyarrow), or choose .npz")
 
 
+def check_export(format: str, out: Path) -> None:
+    """Refuse a place for an export that is taken, in no folder, or named as torch would not have it.
+
+    Raises:
+        UserError: see above
+    """
+    check_out(out)
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; choose another name, or delete it")
+    if format == "torch" and out.suffix != ".pt2":
+        raise UserError(f"--out {out}: torch.export's files end in .pt2; choose another name")
+
+
 def check_out(out: Path) -> None:
     """Refuse a file to write whose folder does not exist.
 

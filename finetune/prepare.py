@@ -1,5 +1,6 @@
 """Everything about a fine-tuning run that can be wrong, looked at before the network is built."""
 
+import difflib
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +25,8 @@ BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
     """Complete the settings from the weights to start from, check them, list the images, claim the folder.
 
-    Nothing here imports torch, unless --init is a file without our metadata. The lists of images are kept in
-    the run: a resumed run sees the same images and the same split.
+    Nothing here imports torch, unless --init is a file without our metadata or --model one of timm's. The
+    lists of images are kept in the run: a resumed run sees the same images and the same split.
 
     Returns:
         the settings with nothing left open, and the folder of the run
@@ -44,6 +45,7 @@ def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
     num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
     check_batch(config, num_images)
     check_checkpoints(run)
+    check_timm(config.model or "")
     run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
     for split, index in lists.items():
         index.save(index_file(run, split))
@@ -150,6 +152,24 @@ def check_network(config: FinetuneConfig) -> None:
         raise UserError(f"network.freeze is {network.freeze}: a network has 4 stages, so choose 0 to 4")
     stride = 8 * network.stem_stride
     check_image_size(pair(config.image_size or 224), stride, ", or a smaller network.stem_stride")
+
+
+def check_timm(model: str) -> None:
+    """Refuse a name that timm does not have; those on a hub or in a folder are not looked up.
+
+    Raises:
+        UserError: see above; the message suggests the nearest name
+    """
+    name = model.removeprefix(TIMM)
+    if name == model or ":" in name:
+        return
+    import timm  # slow, for it imports torch
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise UserError(
+            f"--model {model}: timm has no model {name}" + (f"; did you mean {near[0]}?" if near else "")
+        )
 
 
 def check_batch(config: FinetuneConfig, num_images: int) -> None:

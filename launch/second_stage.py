@@ -8,7 +8,14 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.recipes import names_option, recipe_names, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
-from finetune.inputs import check_features_file, check_images, check_labelled, check_out, check_weights
+from finetune.inputs import (
+    check_export,
+    check_features_file,
+    check_images,
+    check_labelled,
+    check_out,
+    check_weights,
+)
 from launch.first_stage import announce, print_broken, stopped
 
 FORMATS = ("onnx", "timm", "transformers", "torch")
@@ -211,7 +218,7 @@ def export(argv: list[str]) -> int:
     options = parser.read(argv)
     check_numbers(options)
     check_weights(options.weights, "cpu")
-    check_out(options.out)
+    check_export(options.format, options.out)
     from finetune.export import export as start
 
     size = None if options.image_size is None else (options.image_size, options.image_size)

@@ -112,7 +112,7 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
         (["--init=weights.safetensors", "--network.depths=[2,1,1,1]"], "in another network"),
         (["--init=data/cat/0.png"], "0.png"),
         (["--model=convnextv2_ato"], "did you mean convnextv2_atto"),
-        (["--model=timm:resnet5"], "timm refuses"),
+        (["--model=timm:resnet51"], "timm has no model resnet51; did you mean resnet"),
         (["--image-size=100"], "multiple of the network's stride 32"),
         (["--batch-size=500"], "does not fit the"),
         (["--augment.mixup=0.8", "--batch-size=5"], "must be even"),
@@ -143,6 +143,14 @@ def test_settings_that_cannot_work(
     assert message in refusal(capsys, "finetune", "--data=data", *TINY, *options)
 
 
+def test_an_unknown_model_of_timm_is_refused_before_anything_is_claimed_or_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["finetune", "--data=data", *TINY, "--model=timm:resnet51"]) == 2
+    assert not capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -164,6 +172,8 @@ def test_settings_that_cannot_work(
         (["probe", "--weights=weights.safetensors", "--val-fraction=1"], "a share between 0 and 1"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--out=f.csv"], ".npz or .parquet"),
         (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
+        (["export", "--weights=weights.safetensors", "--out=x.pt", "--format=torch"], "end in .pt2"),
+        (["export", "--weights=weights.safetensors", "--out=data"], "exists already"),
         (["probe", "--weights=weights.safetensors", "--neighbours=3"], "did you mean '--neighbors'"),
         (["predict", "--images=data"], "weights"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--precision=bf8"], "bf8"),
@@ -179,6 +189,7 @@ def test_wrong_paths_are_reported_without_importing_torch(folder: Path) -> None:
         ["finetune", "--init=nowhere"],
         ["evaluate", "--weights=weights.safetensors", "--data=data"],
         ["predict", "--weights=weights.safetensors", "--images=nowhere"],
+        ["export", "--weights=weights.safetensors", "--format=torch", "--out=x.pt"],
     ]
     code = (
         "import sys, json\nfrom launch.cli import main\n"
