@@ -31,8 +31,9 @@ def pointwise(
         impl: auto decides by processor, type and size, and exports a linear layer everywhere
     """
     if impl == "auto":
-        slow = _MKL_LAGS and x.is_cpu and x.dtype == torch.float32 and autocast_type(x) is None
-        slow = slow and x.numel() * len(weight) >= FEWEST_MACS and not torch.compiler.is_exporting()
+        slow = _MKL_LAGS and not torch.compiler.is_exporting()  # first: an exported program has any batch
+        slow = slow and x.is_cpu and x.dtype == torch.float32 and autocast_type(x) is None
+        slow = slow and x.numel() * len(weight) >= FEWEST_MACS
         impl = "convolution" if slow else "linear"
     if impl == "linear":
         return F.linear(x, weight, bias)
