@@ -58,6 +58,7 @@ setup(
         "pillow>=10",
     ],
     extras_require={
+        # Builds against the PyTorch that is installed, without build isolation: the README has the commands.
         "minkowski": ["MinkowskiEngine==0.5.4"],
         "onnx": ONNX,
         "parquet": ["pyarrow>=15"],
