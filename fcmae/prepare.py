@@ -19,11 +19,14 @@ from models.sizes import find_size
 VAL_FRACTION = 0.2  # of probe data in one tree
 
 
-def prepare(config: PretrainConfig) -> RunFolder:
+def prepare(config: PretrainConfig, *, claim: bool = True) -> RunFolder:
     """Check the settings, list the images, and claim the run folder.
 
     Nothing here imports torch, so that a wrong path or size is reported in a second. The folder's list of
     images is kept in the run: a resumed run sees the same images, whatever has been added since.
+
+    Args:
+        claim: false only checks, and writes nothing
 
     Raises:
         UserError: anything that would make the run fail later; the message names the value and the remedy
@@ -52,6 +55,9 @@ def prepare(config: PretrainConfig) -> RunFolder:
     check_checkpoints(run)
     if index is not None and not run.started:
         check_pixels(index, config.network.in_chans, config.images.value_range)
+    if not claim:
+        run.check(asdict(config), VOLATILE, resume=config.loop.resume)
+        return run
     resumed = run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
     if index is not None and not (resumed and index_file(run).exists()):
         index.save(index_file(run))

@@ -22,11 +22,14 @@ AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d
 BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 
 
-def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
+def prepare(config: FinetuneConfig, *, claim: bool = True) -> tuple[FinetuneConfig, RunFolder]:
     """Complete the settings from the weights to start from, check them, list the images, claim the folder.
 
     Nothing here imports torch, unless --init is a file without our metadata or --model one of timm's. The
     lists of images are kept in the run: a resumed run sees the same images and the same split.
+
+    Args:
+        claim: false only checks, and writes nothing
 
     Returns:
         the settings with nothing left open, and the folder of the run
@@ -46,6 +49,9 @@ def prepare(config: FinetuneConfig) -> tuple[FinetuneConfig, RunFolder]:
     check_batch(config, num_images)
     check_checkpoints(run)
     check_timm(config.model or "")
+    if not claim:
+        run.check(asdict(config), VOLATILE, resume=config.loop.resume)
+        return config, run
     run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
     for split, index in lists.items():
         index.save(index_file(run, split))

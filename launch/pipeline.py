@@ -45,14 +45,15 @@ def submit_pipeline(argv: list[str]) -> int:
     for words in parts[1:]:
         if not words or words[0] not in STAGES:
             raise UserError(f"a pipeline's stages are {', '.join(STAGES)}: {USAGE}")
+    stages = plan(parts[1:], root, submission, claim=False)
     if submission.dry_run:
         options = script_options(submission, root / JOBS, root / "code", "fcmae-pipeline")
         print(batch_script(options, root / JOBS))
         return 0
     check_job("pipeline", submission)
-    stages = plan(parts[1:], root, submission)
     for stage in stages:
         refuse_second_job(stage.folder)
+    stages = plan(parts[1:], root, submission)
     previous = None
     for stage in stages:
         lone = submission if stage.name in TRAINING else on_one_process(submission)
@@ -93,11 +94,14 @@ def take_out(words: list[str]) -> tuple[Path, list[str]]:
     return out.absolute(), rest
 
 
-def plan(parts: list[list[str]], root: Path, submission: Submission) -> list[Stage]:
+def plan(parts: list[list[str]], root: Path, submission: Submission, *, claim: bool = True) -> list[Stage]:
     """The stages with settings frozen, each told where the weights of the one before will be.
 
     The first stage is checked as if it were alone. A later one cannot look at weights that are not there yet:
     its settings are read now, and looked at closely when its turn comes.
+
+    Args:
+        claim: false only checks, and writes nothing
     """
     stages: list[Stage] = []
     names = [words[0] for words in parts]
@@ -111,25 +115,25 @@ def plan(parts: list[list[str]], root: Path, submission: Submission) -> list[Sta
             stages.append(Stage(name, [*words, *given, *out], folder))
             continue
         if weights is None:
-            stages.append(freeze(name, [*words, "--out", str(folder)], submission))
+            stages.append(freeze(name, [*words, "--out", str(folder)], submission, claim=claim))
         else:
             if name != "finetune":
                 raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
             complete = [*words, "--init", str(weights), "--out", str(folder)]
             config = read_training(name, complete, submission)
-            stages.append(
-                Stage(name, ["--config", str(write_settings(config, root / f"{label}.yaml"))], folder)
-            )
+            recipe = root / f"{label}.yaml"
+            if claim:
+                write_settings(config, recipe)
+            stages.append(Stage(name, ["--config", str(recipe)], folder))
         weights = folder
     return stages
 
 
-def write_settings(config: Any, path: Path) -> Path:
+def write_settings(config: Any, path: Path) -> None:
     """Write resolved settings as a recipe, for a run whose folder is claimed later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file:
         file.write(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
-    return path
 
 
 def on_one_process(submission: Submission) -> Submission:

@@ -42,8 +42,11 @@ def check_job(name: str, submission: Submission) -> None:
         check_cluster(batch_script(script_options(submission, folder, HOME, f"fcmae-{name}"), folder))
 
 
-def freeze(name: str, words: list[str], submission: Submission) -> Stage:
+def freeze(name: str, words: list[str], submission: Submission, *, claim: bool = True) -> Stage:
     """Check a stage's settings, claim its run folder, and say the command line that repeats them.
+
+    Args:
+        claim: false only checks, and writes nothing
 
     Raises:
         UserError: a setting that cannot work
@@ -53,7 +56,7 @@ def freeze(name: str, words: list[str], submission: Submission) -> Stage:
         return Stage(name, words, Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
     config = read_training(name, words, submission)
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
-    folder = claim(name, replace(config, device=device))
+    folder = find_folder(name, replace(config, device=device), claim)
     return Stage(name, frozen_words(folder), folder)
 
 
@@ -73,15 +76,15 @@ def read_training(name: str, words: list[str], submission: Submission) -> Any:
     return config
 
 
-def claim(name: str, config: Any) -> Path:
-    """Claim the folder of a run, and let go of its lock when it is written: the job takes it."""
+def find_folder(name: str, config: Any, claim: bool) -> Path:
+    """Check a run, and claim its folder; the lock is let go of when it is written: the job takes it."""
     if name == "pretrain":
         from fcmae.prepare import prepare
 
-        return prepare(config).path.absolute()
+        return prepare(config, claim=claim).path.absolute()
     from finetune.prepare import prepare as prepare_finetuning
 
-    return prepare_finetuning(config)[1].path.absolute()
+    return prepare_finetuning(config, claim=claim)[1].path.absolute()
 
 
 def frozen_words(folder: Path) -> list[str]:
@@ -127,6 +130,8 @@ def queue(
 
 def refuse_second_job(folder: Path) -> None:
     """Refuse to queue a run that a job is still queued for or running in.
+
+    To be called before the run is claimed anew: that job reads the settings that lie in its folder.
 
     Raises:
         UserError: see above

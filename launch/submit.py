@@ -1,7 +1,5 @@
 """`fcmae submit`: one stage, a sweep over its settings, or a pipeline."""
 
-from pathlib import Path
-
 from fcmae.engine.errors import UserError
 from launch.batch import batch_script, script_options
 from launch.options import Submission, read_submission
@@ -40,15 +38,14 @@ def submit_stage(name: str, words: list[str], submission: Submission) -> int:
         from launch.cli import main
 
         return main([name, *words])
+    stage = freeze(name, words, submission, claim=False)
     if submission.dry_run:
-        folder = Path.cwd() / "RUN_FOLDER" / JOBS
-        print(
-            batch_script(script_options(submission, folder, folder.parent / "code", f"fcmae-{name}"), folder)
-        )
+        notes = stage.folder / JOBS
+        print(batch_script(script_options(submission, notes, stage.folder / "code", f"fcmae-{name}"), notes))
         return 0
     check_job(name, submission)
-    stage = freeze(name, words, submission)
     refuse_second_job(stage.folder)
+    stage = freeze(name, words, submission)
     [job_id] = queue([stage], submission, stage.folder, f"fcmae-{name}")
     print(f"queued job {job_id}; run folder: {stage.folder}\n  fcmae jobs {stage.folder}")
     return 0

@@ -1,7 +1,6 @@
 """`fcmae submit STAGE --sweep`: one run for each combination of values, as an array of jobs."""
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 from fcmae.engine.errors import UserError
@@ -23,19 +22,19 @@ def submit_sweep(name: str, words: list[str], submission: Submission) -> int:
         raise UserError("--sweep needs --cluster slurm or local")
     points = combinations(submission.sweep)
     root = Path(TRAINING[name](words).out or Path("runs") / f"{name}-sweep").absolute()
+    swept = [
+        [*words, *point_words(point), "--out", str(root / ",".join(f"{key}={value}" for key, value in point))]
+        for point in points
+    ]
+    stages = [freeze(name, each, submission, claim=False) for each in swept]
     if submission.dry_run:
         options = script_options(submission, root / JOBS, root / "code", f"fcmae-{name}")
         print(batch_script(options, root / JOBS, len(points)))
         return 0
-    for point in points:  # a wrong name or value is found before the first folder is made
-        TRAINING[name]([*words, *point_words(point)])
     check_job(name, submission)
-    stages = []
-    for point in points:
-        folder = root / ",".join(f"{key}={value}" for key, value in point)
-        refuse_second_job(folder)
-        swept = [*words, *point_words(point), "--out", str(folder)]
-        stages.append(freeze(name, swept, replace(submission, sweep=[])))
+    for stage in stages:
+        refuse_second_job(stage.folder)
+    stages = [freeze(name, each, submission) for each in swept]
     ids = queue(stages, submission, root, f"fcmae-{name}")
     print(f"queued {len(ids)} jobs, {ids[0]} to {ids[-1]}; the table of their runs:\n  fcmae jobs {root}")
     return 0

@@ -51,19 +51,13 @@ class RunFolder:
         """Whether there is a run in the folder that has logged or saved anything."""
         return self.config.exists() and (self.log_file.exists() or any(self.checkpoints.glob("*.pt")))
 
-    def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
-        """Make the folder this run's own, and save the run's settings in it.
+    def check(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+        """Refuse a folder that cannot be this run's own, and write nothing.
 
-        Args:
-            config: the resolved settings, nested dicts of plain values
-            volatile: dotted keys, or patterns such as `loop.*`, that may differ when a run is resumed
-            resume: whether a run that is already there may be continued
-
-        Returns:
-            whether the folder held this run already
+        Args, Returns: see `claim`
 
         Raises:
-            UserError: the folder cannot be written, is in use, holds another run or something that is no run
+            UserError: the folder holds another run or something that is no run
         """
         resumed = self.started
         if resumed:
@@ -79,6 +73,23 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is not empty, and not a run (no config.yaml); choose another folder"
             )
+        return resumed
+
+    def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+        """Make the folder this run's own, and save the run's settings in it.
+
+        Args:
+            config: the resolved settings, nested dicts of plain values
+            volatile: dotted keys, or patterns such as `loop.*`, that may differ when a run is resumed
+            resume: whether a run that is already there may be continued
+
+        Returns:
+            whether the folder held this run already
+
+        Raises:
+            UserError: the folder cannot be written, is in use, or see `check`
+        """
+        resumed = self.check(config, volatile, resume=resume)
         if current_world().is_main:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)

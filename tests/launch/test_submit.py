@@ -18,7 +18,8 @@ from launch.cli import main
 from launch.jobs import row
 from launch.options import minutes, read_submission
 from launch.pipeline import plan, split
-from launch.records import State, cluster_state, notes, read_record
+from launch.records import State, cluster_state, notes, read_record, write_record
+from launch.stages import freeze
 from launch.sweep import combinations
 
 TINY = {
@@ -104,6 +105,48 @@ def test_script_asks_for_what_was_given_and_for_no_gpu_unasked(capsys: pytest.Ca
     assert main(["submit", "pretrain", "--dry-run"]) == 0
     assert "gpu" not in capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_dry_run_checks_the_settings_names_the_folder_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(["submit", "pretrain", "--dry-run", "--", "--config", "tiny.yaml"]) == 0
+    assert f"{folder}/runs/digits-convnextv2_atto/jobs" in capsys.readouterr().out
+    assert main(["submit", "finetune", "--dry-run", "--sweep", "seed=0,1", "--", "--out", "sweep"]) == 0
+    assert f"{folder}/sweep/jobs" in capsys.readouterr().out
+    stages = ["--", "pretrain", "--config", "tiny.yaml", "--", "finetune", "--data", "digits"]
+    assert main(["submit", "pipeline", "--dry-run", *stages]) == 0
+    for words in (
+        ["pretrain", "--dry-run", "--", "--data", "photo"],
+        ["finetune", "--dry-run", "--sweep", "seed=0,1", "--", "--data", "photo"],
+        ["pipeline", "--dry-run", "--", "pretrain", "--data", "photo"],
+    ):
+        assert "photo does not exist" in refusal(capsys, *words)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["pretrain", "--cluster", "local", "--"], ["--out", "all/pretrain"]),
+        (["pretrain", "--cluster", "local", "--sweep", "epochs=7", "--"], ["--out", "all"]),
+        (["pipeline", "--out", "all", "--", "pretrain"], ["--", "finetune"]),
+    ],
+)
+def test_settings_of_a_queued_job_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], before: list[str], after: list[str]
+) -> None:
+    run = Path("all", "epochs=7" if "--sweep" in before else "pretrain")
+    freeze("pretrain", ["--config", "tiny.yaml", "--out", str(run)], read_submission("pretrain", []))
+    write_record(run, job="1", cluster="slurm", stage="pretrain", notes=run / "jobs")
+    monkeypatch.setattr("launch.stages.cluster_state", lambda _: State("PENDING", True))
+    monkeypatch.setattr("launch.pipeline.check_job", lambda *_: None)
+    settings = (run / "config.yaml").read_text()
+    assert "is pending for this run" in refusal(
+        capsys, *before, "--config", "tiny.yaml", "--epochs", "7", *after
+    )
+    assert (run / "config.yaml").read_text() == settings
 
 
 @pytest.mark.parametrize(
