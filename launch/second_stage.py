@@ -92,8 +92,8 @@ def run_finetuning(config: FinetuneConfig) -> int:
     return 0
 
 
-def read_evaluation(argv: list[str]) -> Any:
-    """The options of an evaluation, checked before torch is imported."""
+def evaluation_parser() -> Parser:
+    """The parser of an evaluation's options."""
     parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
     parser.add_argument("--data", type=str | None, default=None, help=f"{DATA_HELP}; none is the run's own")
     parser.add_argument(
@@ -104,7 +104,12 @@ def read_evaluation(argv: list[str]) -> Any:
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder for the confusion matrix")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
-    options = parser.read(argv)
+    return parser
+
+
+def read_evaluation(argv: list[str]) -> Any:
+    """The options of an evaluation, checked before torch is imported."""
+    options = evaluation_parser().read(argv)
     check_numbers(options)
     check_weights(options.weights, options.device)
     check_labelled(options.data, options.weights)
@@ -140,8 +145,8 @@ def run_evaluation(options: Any) -> int:
     return 0
 
 
-def read_probing(argv: list[str]) -> Any:
-    """The options of a probe, checked before torch is imported."""
+def probing_parser() -> Parser:
+    """The parser of a probe's options."""
     parser = weights_parser("fcmae probe", "Measure frozen features: k-NN, a linear classifier, collapse.")
     parser.add_argument("--data", default="digits", help=DATA_HELP)
     parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
@@ -154,7 +159,12 @@ def read_probing(argv: list[str]) -> Any:
     parser.add_argument(
         "--collapse", type=Path | None, default=None, help="PNG: distance of channels by block"
     )
-    options = parser.read(argv)
+    return parser
+
+
+def read_probing(argv: list[str]) -> Any:
+    """The options of a probe, checked before torch is imported."""
+    options = probing_parser().read(argv)
     check_numbers(options)
     if not 0 < options.val_fraction < 1:
         raise UserError(f"--val-fraction is {options.val_fraction:g}: it is a share between 0 and 1")

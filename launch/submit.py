@@ -1,12 +1,25 @@
 """`fcmae submit`: one stage, a sweep over its settings, or a pipeline."""
 
+from collections.abc import Callable
+
+from fcmae.config import PretrainConfig
 from fcmae.engine.errors import UserError
+from fcmae.engine.settings import Parser, settings_parser
+from finetune.config import FinetuneConfig
 from launch.batch import batch_script, script_options
 from launch.options import Submission, read_submission
 from launch.pipeline import submit_pipeline
 from launch.records import JOBS
+from launch.second_stage import evaluation_parser, probing_parser
 from launch.stages import STAGES, check_job, freeze, queue, refuse_second_job
 from launch.sweep import submit_sweep
+
+STAGE_PARSERS: dict[str, Callable[[], Parser]] = {
+    "pretrain": lambda: settings_parser(PretrainConfig, "fcmae pretrain", ""),
+    "finetune": lambda: settings_parser(FinetuneConfig, "fcmae finetune", ""),
+    "evaluate": evaluation_parser,
+    "probe": probing_parser,
+}
 
 
 def submit_command(argv: list[str]) -> int:
@@ -17,19 +30,41 @@ def submit_command(argv: list[str]) -> int:
     """
     names = ", ".join([*STAGES, "pipeline"])
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"fcmae submit STAGE [options of the job] -- [options of the stage]; stages: {names}")
+        print(
+            f"fcmae submit STAGE [options of the job] -- [options of the stage]; stages: {names}\n"
+            "fcmae submit pretrain --help lists the options of a job, fcmae pretrain --help those of a stage"
+        )
         return 0
     name, rest = argv[0], argv[1:]
-    if name == "pipeline":
+    if name == "pipeline" and rest[:1] not in (["-h"], ["--help"]):
         return submit_pipeline(rest)
-    if name not in STAGES:
+    if name not in (*STAGES, "pipeline"):
         raise UserError(f"fcmae submit {name}: choose one of {names}")
     at = rest.index("--") if "--" in rest else len(rest)
+    refuse_stage_options(name, rest[:at])
     submission = read_submission(name, rest[:at])
     words = rest[at + 1 :]
     if submission.sweep:
         return submit_sweep(name, words, submission)
     return submit_stage(name, words, submission)
+
+
+def refuse_stage_options(name: str, words: list[str]) -> None:
+    """Refuse options of the stage among those of the job.
+
+    Raises:
+        UserError: see above
+    """
+    if name not in STAGE_PARSERS:
+        return
+    options = STAGE_PARSERS[name]().get_defaults().keys()
+    for word in words:
+        option, _, _ = word.partition("=")
+        if option.startswith("--") and option.removeprefix("--").replace("-", "_") in options:
+            raise UserError(
+                f"{option} is an option of the stage, and those go after --: "
+                f"fcmae submit {name} [options of the job] -- {option} ..."
+            )
 
 
 def submit_stage(name: str, words: list[str], submission: Submission) -> int:

@@ -154,6 +154,9 @@ def test_settings_of_a_queued_job_are_left_alone(
     [
         (["moon"], "choose one of pretrain"),
         (["pretrain", "--partitoin", "x"], "did you mean '--partition'"),
+        (["pretrain", "--data", "photos"], "-- --data ..."),
+        (["finetune", "--optim.base-lr=1", "--nodes", "2"], "--optim.base-lr is an option of the stage"),
+        (["evaluate", "--weights", "run"], "--weights is an option of the stage"),
         (["pretrain", "--nodes", "0"], "--nodes is 0"),
         (["pretrain", "--time", "1", "--signal-seconds", "60"], "leaves nothing before the signal"),
         (["pretrain", "--cluster", "local", "--nodes", "2"], "this one machine"),
@@ -175,6 +178,15 @@ def test_what_cannot_work_is_refused_before_anything_is_queued(
 ) -> None:
     assert message in refusal(capsys, *words)
     assert not list(folder.glob("**/jobs"))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "evaluate", "pipeline"])
+def test_help_leads_to_the_options_of_a_job(capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    assert main(["submit", "--help"]) == 0
+    assert "fcmae submit pretrain --help lists the options of a job" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["submit", stage, "--help"])
+    assert "--signal-seconds" in capsys.readouterr().out
 
 
 def test_without_slurm_the_local_machine_is_offered(
