@@ -95,9 +95,14 @@ def check_classes(classes: list[str], known: list[str] | None, data: str, weight
     unknown = sorted(set(classes) - set(known)) if known is not None else []
     if unknown:
         raise UserError(
-            f"{data} has {len(classes)} classes, and {weights} was trained on {len(known or [])} without "
-            f"{len(unknown)} of them ({', '.join(unknown[:5])}): measure on the classes it was trained on"
+            f"{weights} does not know {len(unknown)} of the {len(classes)} classes of {data} "
+            f"({_listed(unknown)}); it knows {len(known or [])} ({_listed(known or [])}): measure on those"
         )
+
+
+def _listed(names: list[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def check_images(images: Path) -> None:
