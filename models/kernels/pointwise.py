@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
 from models.kernels.choice import autocast_type
 
@@ -54,10 +53,11 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        grad_x = F.conv2d(grad, weight.transpose(0, 1)) if wanted[0] else None
-        grad_weight = conv2d_weight(x, weight.shape, grad) if wanted[1] else None
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None
+        *others, wants_bias = ctx.needs_input_grad
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [*others, False]
+        )
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wants_bias else None
 
 
 def _mkl_lags() -> bool:
