@@ -34,7 +34,9 @@ def main() -> None:
         rows = batch * visible * p * p
         for channels, out in ((narrow, 4 * narrow), (4 * narrow, narrow)):
             name = f"stage {number}, {rows} x {channels} to {out}"
-            seconds = time_side_by_side(two_ways(name, rows, channels, out), options.repeats, device)
+            seconds = time_side_by_side(
+                two_ways(name, (batch, visible, p * p), channels, out), options.repeats, device
+            )
             linear, convolution = (Spread.of([1e3 * each for each in seconds[impl]]) for impl in IMPLS)
             gain = ratios(seconds["linear"], seconds["convolution"])
             speed = 6 * rows * channels * out / convolution.median / 1e6
@@ -42,11 +44,11 @@ def main() -> None:
     Console(width=140).print(table)
 
 
-def two_ways(name: str, rows: int, channels: int, out: int) -> dict[str, Callable[[], None]]:
+def two_ways(name: str, lead: tuple[int, ...], channels: int, out: int) -> dict[str, Callable[[], None]]:
     """The passes to time, after they were checked."""
-    shapes = ((rows, channels), (out, channels), (out,))
+    shapes = ((*lead, channels), (out, channels), (out,))
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    direction = torch.randn(rows, out)
+    direction = torch.randn(*lead, out)
 
     def one(impl: str) -> Callable[[], None]:
         def layer(inputs: list[Tensor]) -> Tensor:

@@ -36,8 +36,10 @@ def pointwise(
         impl = "convolution" if slow else "linear"
     if impl == "linear":
         return F.linear(x, weight, bias)
-    rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    out: Tensor = _Convolution.apply(rows, weight[:, :, None, None], bias)
+    images, rows = (1, *x.shape[:-1])[-2:] if x.ndim < 4 else x.shape[:2]
+    # As in a picture: a side of one leaves channels-last ambiguous, and compiled code would copy.
+    pictures = x.reshape(images, rows, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    out: Tensor = _Convolution.apply(pictures, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
