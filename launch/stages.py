@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.engine.errors import UserError
+from fcmae.engine.preflight import check_device_name
 from launch.batch import batch_script, check_cluster, check_folder, script_options, submit
 from launch.first_stage import read_pretraining
 from launch.job import Job
@@ -55,6 +56,7 @@ def freeze(name: str, words: list[str], submission: Submission, *, claim: bool =
         MEASURING[name](words)
         return Stage(name, words, Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
     config = read_training(name, words, submission)
+    check_device_name(config.device)
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
     folder = find_folder(name, replace(config, device=device), claim)
     return Stage(name, frozen_words(folder), folder)

@@ -52,12 +52,14 @@ def check_device_name(name: str) -> None:
 
 
 def check_device(name: str) -> None:
-    """Refuse an unknown device, and CUDA without a driver for it; what torch makes of it is checked later.
+    """Refuse an unknown device, and one this machine cannot have; what torch makes of it is checked later.
 
     Raises:
         UserError: see above
     """
     check_device_name(name)
+    if name == "mps" and sys.platform != "darwin":
+        raise UserError("--device mps: only macOS has it; use --device cpu or auto")
     if name.startswith("cuda") and sys.platform == "linux":
         try:
             ctypes.CDLL("libcuda.so.1")

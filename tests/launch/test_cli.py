@@ -165,6 +165,11 @@ def test_cuda_asked_for_and_absent(folder: Path, capsys: pytest.CaptureFixture[s
     assert "use --device cpu" in error
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has MPS")
+def test_mps_asked_for_and_absent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "only macOS has it" in pretrain_refusal(capsys, "--device", "mps")
+
+
 def test_minkowski_asked_for_and_absent(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_settings_of_a_queued_job_are_left_alone(
         (["pretrain", "--cluster", "local", "--tasks-per-node", "5", "--", "--config", "tiny.yaml"],
          "does not divide by 5 processes"),
         (["pretrain", "--cluster", "local", "--", "--epocs", "1"], "did you mean '--epochs'"),
+        (["pretrain", "--cluster", "local", "--", "--device", "gpu"], "--device gpu: unknown device"),
         (["pretrain", "--sweep", "seed"], "expected name=value"),
         (["pretrain", "--sweep", "seed=1", "--sweep", "seed=2"], "twice"),
         (["pretrain", "--cluster", "local", "--sweep", "sed=1,2", "--", "--config", "tiny.yaml"],
