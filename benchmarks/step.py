@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--model convnextv2_atto] [--batch 8] [--image-size 224] [--mask-ratio 0.6]
         [--precision float32] [--device cpu] [--repeats 20] [--task both] [--ways REGEX] [--no-compile]
-        [--checkpointing] [--seconds N] [--json FILE]
+        [--grad-checkpointing] [--seconds N] [--json FILE]
 
 Side by side in one run: ours and masked dense convolution (pre-training), ours and timm's ConvNeXt V2
 (fine-tuning), eager and compiled, with PyTorch's operations and, on a GPU, Triton kernels, and these in CUDA
@@ -141,7 +141,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--task", choices=("pretrain", "finetune", "both"), default="both")
     parser.add_argument("--ways", default="", help="only those whose names this regular expression finds")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--grad-checkpointing", action="store_true")
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="of each task: begin no way after them"
     )
@@ -177,7 +177,8 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict
 def pretraining_case(options: argparse.Namespace, device: torch.device) -> tuple[FCMAE, Tensor, Tensor]:
     """A model whose GRN is not the identity, noise, and a mask."""
     torch.manual_seed(0)
-    model = FCMAE(options.model, options.image_size, options.mask_ratio, checkpointing=options.checkpointing)
+    name, checkpointing = options.model, options.grad_checkpointing
+    model = FCMAE(name, options.image_size, options.mask_ratio, grad_checkpointing=checkpointing)
     draw_grn(model)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size)
     mask = random_mask(options.batch, model.num_patches, model.num_visible)
@@ -187,12 +188,12 @@ def pretraining_case(options: argparse.Namespace, device: torch.device) -> tuple
 def finetuning(options: argparse.Namespace, device: torch.device) -> tuple[dict[str, Step], float]:
     """The ways to fine-tune, timm's among them, and the operations of a step, per image."""
     torch.manual_seed(0)
-    ours = create_model(options.model, checkpointing=options.checkpointing)
+    ours = create_model(options.model, grad_checkpointing=options.grad_checkpointing)
     draw_grn(ours)
     theirs = timm.create_model(options.model)
     convolutions = theirs.stages[0].blocks[0].mlp.fc1.weight.ndim == 4  # timm's smaller sizes have these
     theirs.load_state_dict(to_timm(ours.state_dict(), pointwise_convs=convolutions))
-    theirs.set_grad_checkpointing(options.checkpointing)
+    theirs.set_grad_checkpointing(options.grad_checkpointing)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (options.batch,)).to(device)

@@ -4,14 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fcmae.data.config import ImagesConfig
-from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.config import VOLATILE_IN_ALL, LoopConfig, OptimConfig
 
-# What may differ when a run is resumed: where and how it runs, not what it computes.
-VOLATILE = (
-    "out", "device", "data_root", "pictures_every", "images.workers", "network.checkpointing", "loop.compile",
-    "loop.resume", "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
-    "loop.timeout_minutes", "probe_data", "probe_every",
-)  # fmt: skip
+VOLATILE = (*VOLATILE_IN_ALL, "pictures_every", "probe_data", "probe_every")
 
 
 @dataclass
@@ -25,7 +20,7 @@ class NetworkConfig:
         dims: channels of each stage, where they are not the model's own
         drop_path_rate: drop path of the last block; it grows linearly from 0
         grn_scope: positions of GRN's norm; batch only reproduces the authors' sparse PyTorch code
-        checkpointing: compute the widest activations again for the gradient: slower, a fraction of the memory
+        grad_checkpointing: compute the widest activations again for the gradient: slower, far less memory
     """
 
     in_chans: int = 3
@@ -34,7 +29,7 @@ class NetworkConfig:
     dims: tuple[int, int, int, int] | None = None
     drop_path_rate: float = 0.0
     grn_scope: Literal["image", "batch"] = "image"
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
 
 
 @dataclass

@@ -29,7 +29,7 @@ class FCMAE(nn.Module):
         norm_pix_loss: normalise each target patch by its own mean and variance
         in_chans: channels of the images
         **encoder_options: passed to `models.create_model` (stem_stride, depths, dims, drop_path_rate,
-            grn_scope, checkpointing)
+            grn_scope, grad_checkpointing)
 
     Raises:
         ValueError: unknown encoder or layout, an image size that the stride does not divide, a mask ratio

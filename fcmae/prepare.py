@@ -107,24 +107,19 @@ def check_geometry(config: PretrainConfig) -> None:
         "each of network.dims": min(config.network.dims or (1,)),
     }
     check_counts(counts)
-    config.optim.check(config.epochs)
+    config.optim.check(config.epochs, config.batch_size)
     config.loop.check()
     config.images.check()
 
 
 def check_parts(config: PretrainConfig) -> None:
-    """Refuse a decoder or a batch that cannot be cut as asked, and a layout whose engine is not installed.
+    """Refuse a decoder of fewer than no blocks, and a layout whose engine is not installed.
 
     Raises:
         UserError: see above
     """
     if config.decoder.depth < 0:
         raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
-    if config.batch_size % config.optim.accumulate:
-        raise UserError(
-            f"batch_size {config.batch_size} cannot be cut into optim.accumulate = {config.optim.accumulate} "
-            "equal parts: choose a multiple"
-        )
     if config.layout == "minkowski" and find_spec("MinkowskiEngine") is None:
         raise UserError(
             "--layout minkowski needs MinkowskiEngine 0.5.4: the README says how to build it; or use tiles"

@@ -30,7 +30,6 @@ from fcmae.data.names import TIMM, full_name
 from fcmae.data.sampler import training_sampler
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
 from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.precision import pick_device
@@ -90,8 +89,6 @@ class PretrainTask(Task):
         view = masked_view(augment, self.model.num_patches, self.model.num_visible)
         self.dataset = ImageDataset(self.source, view, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(f"batch size {config.batch_size} is more than the {len(self.source)} images")
         self.broken = BrokenList(run.path / "broken_images.txt")
         self.probe = (
             Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None

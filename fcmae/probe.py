@@ -10,10 +10,9 @@ from torch import Tensor
 from fcmae.config import PretrainConfig
 from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
-from fcmae.data.features import extract_features
+from fcmae.data.features import extract_features, knn_accuracy
 from fcmae.data.labelled import open_splits
 from fcmae.data.once import Reader, share_of_batch
-from fcmae.engine.probe import knn_accuracy
 from fcmae.model import FCMAE
 from fcmae.prepare import VAL_FRACTION
 

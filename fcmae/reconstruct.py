@@ -6,6 +6,8 @@ Shapes: N images, C channels, H W pixels.
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcmae.config import PretrainConfig
@@ -14,7 +16,7 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.errors import UserError
-from fcmae.engine.pictures import draw_grid
+from fcmae.engine.pictures import DPI, GREY, save_figure
 from fcmae.engine.precision import pick_device
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import read_settings
@@ -22,6 +24,7 @@ from fcmae.masking import random_mask, unpatchify
 from fcmae.model import FCMAE
 
 HIDDEN_GREY = 0.5
+SIDE = 1.25  # inches that an image of a grid is wide, with its margin
 
 
 def reconstruct(
@@ -101,3 +104,37 @@ def draw_reconstructions(
         "reconstruction": restored * scale + shift,
     }
     draw_grid(columns, path, across=2)
+
+
+def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1) -> None:
+    """Draw the same images in several forms side by side, one column a form.
+
+    Args:
+        columns: title and images (N, C, H, W) of each form, in [0, 1]; what lies outside is clipped.
+            One or two channels are drawn grey (the first), more in colour (the first three)
+        path: the PNG to write
+        across: how many images share a row
+    """
+    titles, images = list(columns), list(columns.values())
+    count, _, height, width = images[0].shape
+    rows = -(-count // across)
+    figure = Figure(figsize=(across * len(titles) * SIDE, rows * SIDE * height / width + 0.25), dpi=DPI)
+    axes = figure.subplots(rows, across * len(titles), squeeze=False)
+    for row in axes.flat:
+        row.set_axis_off()
+    for number in range(count):
+        for form, title in enumerate(titles):
+            cell = axes[number // across, number % across * len(titles) + form]
+            _draw_image(cell, images[form][number])
+            if number < across:
+                cell.set_title(title, fontsize=9, color=GREY)
+    figure.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
+    save_figure(figure, path)
+
+
+def _draw_image(cell: Axes, image: Tensor) -> None:
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    if len(pixels) < 3:
+        cell.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    else:
+        cell.imshow(pixels[:3].permute(1, 2, 0).numpy())

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.engine.files import write_atomically
-from fcmae.engine.pictures import BLUE, DPI, GREY
+from fcmae.engine.pictures import BLUE, GREY, save_figure
 from models.convnext import ConvNeXt
 
 
@@ -38,7 +37,7 @@ def collapse_by_block(model: ConvNeXt, images: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def record(name: str, output: Tensor) -> None:
-        found[name] = float(channel_distance(output).mean())
+        found[name] = float(channel_distance(output.cpu()).mean())  # MPS has no float64
 
     blocks = [
         (f"stages.{i}.{j}", block)
@@ -72,5 +71,4 @@ def draw_collapse(distances: dict[str, float], path: Path) -> None:
     axes.tick_params(colors=GREY, length=3)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+    save_figure(figure, path)

@@ -9,13 +9,6 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 POLICY_CHANNELS = (1, 3)  # of the images that timm's policies and torchvision's colour jitter are for
 
-# What may differ when a run is resumed: where and how it runs, not what it computes.
-VOLATILE = (
-    "out", "device", "data_root", "images.workers", "network.checkpointing", "loop.compile", "loop.resume",
-    "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
-    "loop.timeout_minutes",
-)  # fmt: skip
-
 
 @dataclass
 class NetworkConfig:
@@ -30,7 +23,7 @@ class NetworkConfig:
         head_init_scale: factor on the first weights of the head
         freeze: stages, from the first, that stay as they are, without drop path: 0 to 4, where 4 trains the
             head and the norm before it
-        checkpointing: compute the widest activations again for the gradient: slower, a fraction of the memory
+        grad_checkpointing: compute the widest activations again for the gradient: slower, far less memory
     """
 
     in_chans: int | None = None
@@ -40,7 +33,7 @@ class NetworkConfig:
     drop_path_rate: float = 0.0
     head_init_scale: float = 0.001
     freeze: int = 0
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
 
 
 @dataclass
@@ -139,3 +132,18 @@ class FinetuneConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(base_lr=2e-4, betas=(0.9, 0.999)))
     images: ImagesConfig = field(default_factory=lambda: ImagesConfig(crop_scale=(0.08, 1.0)))
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, once `finetune.resolve.resolve` has completed the settings."""
+        return pair(self.image_size or 224)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images, likewise."""
+        return self.network.in_chans or 3
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that may be given as one side."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -8,7 +8,6 @@ from fcmae.data.labelled import Labelled, from_folders, open_splits
 from fcmae.engine.run_folder import RunFolder
 from finetune.config import FinetuneConfig
 from finetune.prepare import index_file
-from finetune.resolve import pair
 
 
 def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelled]:
@@ -21,18 +20,16 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     Raises:
         UserError: the data cannot be read
     """
-    channels = config.network.in_chans or 3
     if index_file(run, "train").exists():
         train_index, val_index = (ImageIndex.load(index_file(run, split)) for split in ("train", "val"))
         train_list = ClassFolders.read(train_index)
         lists = (train_list, ClassFolders.read(val_index, train_list.classes))
-        train, val = (from_folders(each, channels, config.images.value_range) for each in lists)
+        train, val = (from_folders(each, config.in_chans, config.images.value_range) for each in lists)
     else:
-        height, _ = pair(config.image_size or 224)
         train, val = open_splits(
             config.data,
-            channels,
-            height,
+            config.in_chans,
+            config.size[0],
             data_root=config.data_root,
             val_fraction=config.val_fraction,
             seed=config.seed,

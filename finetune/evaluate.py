@@ -18,10 +18,10 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.precision import autocast, pick_device
 from finetune.config import FinetuneConfig
 from finetune.data import open_data
-from finetune.figures import write_report
 from finetune.inputs import check_classes, is_own_data, own_config, own_run
 from finetune.measure import measure
 from finetune.network import Trained, open_network
+from finetune.report import write_report
 
 
 def evaluate(

@@ -12,32 +12,26 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.engine.errors import UserError
-from finetune.inputs import check_export
+from finetune.inputs import ExportFormat, check_export
+from finetune.network import read_weights
 from finetune.resolve import check_image_size
 from models.convnext import ConvNeXt
 from models.formats import to_timm, to_transformers
-from models.weights import Weights, create_model_from, load_weights
+from models.weights import Weights, create_model_from
 
-ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
 Reader = Callable[[Tensor], Tensor]  # what was written, as a function of images: (B, C, H, W) to (B, K)
 
 TOLERANCE = 1e-4  # largest difference that is accepted, as a share of the largest output
 DEFAULT_IMAGE_SIZE = (224, 224)
 BICUBIC = 3  # Pillow's number, which transformers' files hold
 PROTOBUF_LIMIT = 1.8e9  # bytes; an ONNX file holds less than 2 GiB, larger weights go beside it
-TOOLS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "timm": ("timm",),
-    "transformers": ("transformers",),
-    "torch": ("torch",),
-}
+TOOLS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "timm": ("timm",), "transformers": ("transformers",)}
 
 
 @dataclass(frozen=True)
@@ -70,10 +64,7 @@ def export(
     """
     check_export(format, out)
     _check_tools(format)
-    try:
-        loaded = load_weights(weights)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    loaded = read_weights(weights)
     model = create_model_from(loaded).eval()
     size = image_size or loaded.image_size or DEFAULT_IMAGE_SIZE
     check_image_size(size, model.stride)
@@ -232,7 +223,7 @@ def _check_tools(format: ExportFormat) -> None:
     Raises:
         UserError: see above
     """
-    for tool in TOOLS[format]:
+    for tool in TOOLS.get(format, ()):
         try:
             importlib.import_module(tool)
         except ImportError as error:

@@ -2,8 +2,9 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
-from fcmae.data.classes import find_val_classes
+from fcmae.data.classes import find_val_classes, some
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import full_name, is_folder
 from fcmae.engine.errors import UserError
@@ -12,6 +13,8 @@ from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.settings import read_settings
 from finetune.config import FinetuneConfig
 from finetune.resolve import read_header
+
+ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
 
 
 def check_weights(weights: Path, device: str) -> None:
@@ -96,13 +99,8 @@ def check_classes(classes: list[str], known: list[str] | None, data: str, weight
     if unknown:
         raise UserError(
             f"{weights} does not know {len(unknown)} of the {len(classes)} classes of {data} "
-            f"({_listed(unknown)}); it knows {len(known or [])} ({_listed(known or [])}): measure on those"
+            f"({some(unknown)}); it knows {len(known or [])} ({some(known or [])}): measure on those"
         )
-
-
-def _listed(names: list[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def check_images(images: Path) -> None:
@@ -126,7 +124,7 @@ def check_features_file(out: Path) -> None:
         raise UserError(f"--out {out}: Parquet needs pyarrow (pip install pyarrow), or choose .npz")
 
 
-def check_export(format: str, out: Path) -> None:
+def check_export(format: ExportFormat, out: Path) -> None:
     """Refuse a place for an export that is taken, in no folder, or named as torch would not have it.
 
     Raises:

@@ -19,8 +19,8 @@ from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_safetensors
-from finetune.config import FinetuneConfig
-from finetune.resolve import check_image_size, pair, read_header
+from finetune.config import FinetuneConfig, pair
+from finetune.resolve import check_image_size, read_header
 from models.convnext import ConvNeXt, create_model
 from models.storage import read_tensors
 from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
@@ -48,29 +48,28 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
         return create_timm(
             model,
             len(classes),
-            pair(config.image_size or 224),
-            in_chans=network.in_chans or 3,
+            config.size,
+            in_chans=config.in_chans,
             drop_path_rate=network.drop_path_rate,
-            checkpointing=network.checkpointing,
+            grad_checkpointing=network.grad_checkpointing,
         )
     try:
         built = create_model(
             model,
             num_classes=len(classes),
-            in_chans=network.in_chans or 3,
+            in_chans=config.in_chans,
             stem_stride=network.stem_stride or 4,
             depths=network.depths,
             dims=network.dims,
             drop_path_rate=network.drop_path_rate,
             head_init_scale=network.head_init_scale,
-            checkpointing=network.checkpointing,
+            grad_checkpointing=network.grad_checkpointing,
         )
         if config.init:
             weights = load_weights(Path(config.init).expanduser())
             names = head_classes(weights, config.init_classes)
             rows = match_classes(names, classes) if names else None
-            adapt = weights.options["in_chans"] != built.in_chans  # another number was asked for
-            load_into(built, weights, class_rows=rows, adapt_stem=adapt)
+            load_into(built, weights, class_rows=rows)
     except ValueError as error:
         raise UserError(f"--init {config.init}: {error}" if config.init else str(error)) from error
     freeze_stages(built, network.freeze)
@@ -111,7 +110,7 @@ def create_timm(
     *,
     in_chans: int = 3,
     drop_path_rate: float = 0.0,
-    checkpointing: bool = False,
+    grad_checkpointing: bool = False,
 ) -> nn.Module:
     """A network of timm's, from scratch, that has seen one black image; one without drop path goes without.
 
@@ -131,7 +130,7 @@ def create_timm(
                 raise
             logger.warning("model %s has no drop path, and is trained without", name)
             model = create()
-        if checkpointing:
+        if grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
     except REFUSALS as error:
         raise UserError(f"model {name}: timm refuses ({' '.join(str(error).split())})") from error
@@ -145,16 +144,6 @@ def create_timm(
             "choose another --image-size"
         ) from error
     return model.train()
-
-
-def describe_foreign(path: Path) -> dict[str, Any]:
-    """What a file without our metadata turns out to hold, by the names of the metadata.
-
-    Raises:
-        UserError: see `models.weights.load_weights`
-    """
-    weights = _load(path)
-    return {"model": weights.model, "options": weights.options}
 
 
 @dataclass(frozen=True)
@@ -219,7 +208,7 @@ def open_network(
             model.reset_classifier(0)  # type: ignore[operator]
         num_classes = len(header["class_names"]) if head else 0
     else:
-        weights = _load(path)
+        weights = read_weights(path)
         model = create_model_from(weights, num_classes=None if head else 0)
         name, options, num_classes = weights.model, weights.options, model.num_classes
     if head and num_classes == 0:
@@ -259,18 +248,18 @@ def save_network(
         metrics: what was measured of these weights
         path: the file to write
     """
-    network, in_chans = config.network, config.network.in_chans or 3
-    options: dict[str, Any] = {"in_chans": in_chans}
+    network = config.network
+    options: dict[str, Any] = {"in_chans": config.in_chans}
     if not (config.model or "").startswith(TIMM):
         named = {"stem_stride": network.stem_stride, "depths": network.depths, "dims": network.dims}
         options |= {name: value for name, value in named.items() if value is not None}
-    mean, std = channel_statistics(in_chans, config.images.mean, config.images.std)
+    mean, std = channel_statistics(config.in_chans, config.images.mean, config.images.std)
     metadata = {
         "format": FORMAT,
         "model": config.model,
         "options": options,
         "class_names": classes,
-        "image_size": pair(config.image_size or 224),
+        "image_size": config.size,
         "crop_pct": config.crop_pct,
         "mean": mean,
         "std": std,
@@ -280,7 +269,12 @@ def save_network(
     write_safetensors(path, state, metadata)
 
 
-def _load(path: Path) -> Weights:
+def read_weights(path: Path) -> Weights:
+    """Weights as `models.weights.load_weights` reads them.
+
+    Raises:
+        UserError: they cannot be read
+    """
     try:
         return load_weights(path)
     except ValueError as error:

@@ -10,12 +10,13 @@ from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import TIMM, is_folder, short_name
 from fcmae.data.pixels import check_pixels
+from fcmae.engine.config import VOLATILE_IN_ALL
 from fcmae.engine.distributed import current_world
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import POLICY_CHANNELS, VOLATILE, AugmentConfig, FinetuneConfig
-from finetune.resolve import check_image_size, pair, resolve
+from finetune.config import POLICY_CHANNELS, AugmentConfig, FinetuneConfig
+from finetune.resolve import check_image_size, resolve
 from models.sizes import find_size
 
 AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
@@ -43,16 +44,16 @@ def prepare(config: FinetuneConfig, *, claim: bool = True) -> tuple[FinetuneConf
         run = RunFolder(config.out)
     else:
         name = f"finetune-{short_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
-        run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
+        run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
     lists = {} if run.started else list_images(config)
     num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
     check_batch(config, num_images)
     check_checkpoints(run)
     check_timm(config.model or "")
     if not claim:
-        run.check(asdict(config), VOLATILE, resume=config.loop.resume)
+        run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
-    run.claim(asdict(config), VOLATILE, resume=config.loop.resume)
+    run.claim(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
     for split, index in lists.items():
         index.save(index_file(run, split))
     return config, run
@@ -76,7 +77,7 @@ def check(config: FinetuneConfig) -> None:
     check_counts(
         {
             "epochs": config.epochs,
-            "network.in_chans": config.network.in_chans or 3,
+            "network.in_chans": config.in_chans,
             "patience": 1 if config.patience is None else config.patience,
             "augment.erase_count": config.augment.erase_count,
             "each of network.depths": min(config.network.depths or (1,)),
@@ -93,7 +94,7 @@ def check(config: FinetuneConfig) -> None:
     for name, fits in shares.items():
         if not fits:
             raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
-    config.optim.check(config.epochs)
+    config.optim.check(config.epochs, config.batch_size)
     if config.init_classes is not None and not Path(config.init_classes).expanduser().is_file():
         raise UserError(f"--init-classes {config.init_classes}: no such file")
     config.loop.check()
@@ -157,7 +158,7 @@ def check_network(config: FinetuneConfig) -> None:
     if network.freeze not in range(5):
         raise UserError(f"network.freeze is {network.freeze}: a network has 4 stages, so choose 0 to 4")
     stride = 8 * network.stem_stride
-    check_image_size(pair(config.image_size or 224), stride, ", or a smaller network.stem_stride")
+    check_image_size(config.size, stride, ", or a smaller network.stem_stride")
 
 
 def check_timm(model: str) -> None:
@@ -203,5 +204,5 @@ def list_images(config: FinetuneConfig) -> dict[str, ImageIndex]:
     if not is_folder(config.data):
         return {}
     train, val = find_classes(config.data, config.val_fraction, config.seed)
-    check_pixels(train.index, config.network.in_chans or 3, config.images.value_range)
+    check_pixels(train.index, config.in_chans, config.images.value_range)
     return {"train": train.index, "val": val.index}

@@ -78,9 +78,10 @@ def describe_init(path: Path) -> dict[str, Any]:
     """
     header = read_header(path)
     if not header:
-        from finetune.network import describe_foreign  # imports torch
+        from finetune.network import read_weights  # imports torch
 
-        header = describe_foreign(path)
+        weights = read_weights(path)
+        header = {"model": weights.model, "options": weights.options}
     return header
 
 
@@ -96,11 +97,6 @@ def read_header(weights: Path) -> dict[str, Any]:
         return read(weights)
     except ValueError as error:
         raise UserError(f"{weights}: {error}") from None
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that may be given as one side."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def check_image_size(size: tuple[int, int], stride: int, remedy: str = "") -> None:

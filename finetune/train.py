@@ -28,7 +28,6 @@ from finetune.layer_decay import layer_decay_groups
 from finetune.measure import measure
 from finetune.network import build_network, save_network
 from finetune.prepare import check_batch
-from finetune.resolve import pair
 
 
 def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
@@ -70,15 +69,13 @@ class FinetuneTask(Task):
         from timm.utils import ModelEmaV3
 
         self.config, self.run, self.device = config, run, device
-        in_chans = config.network.in_chans or 3
-        self.size = pair(config.image_size or 224)
-        self.mean, self.std = channel_statistics(in_chans, config.images.mean, config.images.std)
+        self.mean, self.std = channel_statistics(config.in_chans, config.images.mean, config.images.std)
         self.train_data, self.val_data = open_data(config, run)
         check_batch(config, len(self.train_data.labels))
         self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
-        view = training_transform(self.size, config.images, config.augment, self.mean)
+        view = training_transform(config.size, config.images, config.augment, self.mean)
         self.dataset = ImageDataset(self.train_data.source, view, config.seed)
         self.steps_per_epoch = len(self.dataset) // config.batch_size
         self.erase = random_erasing(config.augment, device)
@@ -89,7 +86,7 @@ class FinetuneTask(Task):
         self.broken_val = BrokenList(run.path / "broken_val_images.txt")
         self.workers = choose_workers(device, config.images.workers)
         share = share_of_batch(config.batch_size, config.optim.accumulate)
-        self.reader = Reader(self.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
+        self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)

@@ -10,8 +10,8 @@ from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.engine.distributed import current_world, from_main, joined
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_counts, check_device
-from fcmae.engine.recipes import names_option, recipe_names, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
+from launch.recipes import option_value, recipe_names, with_recipe
 
 if TYPE_CHECKING:
     from fcmae.engine.progress import Summary
@@ -34,7 +34,7 @@ def read_pretraining(argv: list[str]) -> PretrainConfig:
         "recipe 'digits' or, for a folder of images, 'folder'. The same command again resumes the run.",
         recipe_names("fcmae"),
     )
-    default = "folder" if names_option(argv, "--data") else "digits"
+    default = "digits" if option_value(argv, "--data") in (None, "digits") else "folder"
     return to_settings(PretrainConfig, parser.read(with_recipe(argv, "fcmae", default)))
 
 

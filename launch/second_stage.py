@@ -5,10 +5,10 @@ from typing import Any
 
 from fcmae.engine.distributed import from_main, joined
 from fcmae.engine.errors import UserError
-from fcmae.engine.recipes import names_option, recipe_names, with_recipe
 from fcmae.engine.settings import Parser, settings_parser, to_settings
 from finetune.config import FinetuneConfig
 from finetune.inputs import (
+    ExportFormat,
     check_export,
     check_features_file,
     check_images,
@@ -17,8 +17,8 @@ from finetune.inputs import (
     check_weights,
 )
 from launch.first_stage import announce, print_broken, stopped
+from launch.recipes import option_value, recipe_names, with_recipe
 
-FORMATS = ("onnx", "timm", "transformers", "torch")
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
 DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME"
 
@@ -51,16 +51,16 @@ def with_default_recipe(argv: list[str]) -> list[str]:
     Raises:
         UserError: see `with_recipe`
     """
-    default = "small_folder" if names_option(argv, "--data") else "digits"
+    default = "digits" if option_value(argv, "--data") in (None, "digits") else "small_folder"
     words = with_recipe(argv, "finetune", default)
-    if names_option(argv, "--config"):
+    if option_value(argv, "--config"):
         return words
     left_out: list[str] = []
-    if names_option(argv, "--model") or names_option(argv, "--init"):
+    if option_value(argv, "--model") or option_value(argv, "--init"):
         left_out += [
             f"--{name}=null" for name in ("model", "network.stem_stride", "network.depths", "network.dims")
         ]
-    if not names_option(argv, "--init"):
+    if not option_value(argv, "--init"):
         left_out.append("--layer_decay=1.0")
     return [*words[:2], *left_out, *words[2:]]  # before what is given, which wins
 
@@ -222,7 +222,7 @@ def export(argv: list[str]) -> int:
     """Convert trained weights for other tools."""
     parser = Parser("fcmae export", "Convert weights for other tools, and check that the outputs agree.")
     parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
-    parser.add_argument("--format", default="onnx", choices=list(FORMATS), help="form to write")
+    parser.add_argument("--format", type=ExportFormat, default="onnx", help="form to write")
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write")
     parser.add_argument("--image_size", type=int | None, default=None, help="side; none is the training's")
     options = parser.read(argv)

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W positions of an image or map; (..., C) position
 """
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +73,8 @@ class Block(nn.Module):
         drop_path: probability that an image skips the block in training
         layer_scale: V1's initial scale of the residual branch; None makes a V2 block, with GRN in its place
         grn_scope: see GRN
-        checkpointing: in training, do not keep the bottleneck's wide activations but compute them again for
-            the gradient
+        grad_checkpointing: in training, do not keep the bottleneck's wide activations but compute them again
+            for the gradient
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         grn_scope: GRNScope = "image",
-        checkpointing: bool = False,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
@@ -93,11 +93,11 @@ class Block(nn.Module):
         self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.drop_path = drop_path
-        self.checkpointing = checkpointing
+        self.grad_checkpointing = grad_checkpointing
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         branch = layout.depthwise(x, self.dwconv)
-        if self.checkpointing and self.training:
+        if self.grad_checkpointing and self.training:
             branch = checkpoint(self._bottleneck, branch, layout, use_reentrant=False)
         else:
             branch = self._bottleneck(branch, layout)
@@ -128,7 +128,7 @@ class ConvNeXt(nn.Module):
         grn_scope: see GRN
         features_only: no norm and head; forward gives the maps of the four stages
         head_init_scale: factor on the initial weights of the head
-        checkpointing: see Block
+        grad_checkpointing: see Block
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class ConvNeXt(nn.Module):
         grn_scope: GRNScope = "image",
         features_only: bool = False,
         head_init_scale: float = 1.0,
-        checkpointing: bool = False,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if stem_stride not in (1, 2, 4):
@@ -161,7 +161,7 @@ class ConvNeXt(nn.Module):
         rates = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(dim, next(rates), layer_scale, grn_scope, checkpointing) for _ in range(depth)
+                Block(dim, next(rates), layer_scale, grn_scope, grad_checkpointing) for _ in range(depth)
             )
             for depth, dim in zip(depths, dims, strict=True)
         )
@@ -252,16 +252,9 @@ def init_weights(module: nn.Module) -> None:
 def create_model(
     name: str,
     *,
-    num_classes: int = 1000,
-    in_chans: int = 3,
-    drop_path_rate: float = 0.0,
-    features_only: bool = False,
-    stem_stride: int = 4,
     depths: tuple[int, int, int, int] | None = None,
     dims: tuple[int, int, int, int] | None = None,
-    grn_scope: GRNScope = "image",
-    head_init_scale: float = 1.0,
-    checkpointing: bool = False,
+    **options: Any,
 ) -> ConvNeXt:
     """A ConvNeXt with fresh weights.
 
@@ -269,8 +262,7 @@ def create_model(
         name: one of `list_models()`; it says V1 or V2, and the size
         depths: blocks of each stage, where they are not those of the size
         dims: channels of each stage, likewise
-        num_classes, in_chans, drop_path_rate, features_only, stem_stride, grn_scope, head_init_scale,
-            checkpointing: see ConvNeXt
+        **options: of ConvNeXt (num_classes, in_chans, stem_stride, drop_path_rate, features_only and so on)
 
     Raises:
         ValueError: unknown name, a stem stride other than 4, 2 or 1, or depths or dims that are not four
@@ -278,15 +270,4 @@ def create_model(
     """
     size = find_size(name)
     size = Size(tuple(depths or size.depths), tuple(dims or size.dims))  # type: ignore[arg-type]
-    return ConvNeXt(
-        size,
-        num_classes=num_classes,
-        in_chans=in_chans,
-        stem_stride=stem_stride,
-        drop_path_rate=drop_path_rate,
-        layer_scale=None if name.startswith("convnextv2") else 1e-6,
-        grn_scope=grn_scope,
-        features_only=features_only,
-        head_init_scale=head_init_scale,
-        checkpointing=checkpointing,
-    )
+    return ConvNeXt(size, layer_scale=None if name.startswith("convnextv2") else 1e-6, **options)

@@ -87,7 +87,6 @@ def create_model_from(
     weights: Weights,
     *,
     num_classes: int | None = None,
-    in_chans: int | None = None,
     class_rows: Sequence[int | None] | None = None,
     **options: Any,
 ) -> ConvNeXt:
@@ -95,53 +94,34 @@ def create_model_from(
 
     Args:
         num_classes: rows of the head; none is as many as the weights have
-        in_chans: channels of the images; the stem is adapted where the weights have others
         class_rows: see `load_into`
-        **options: of `create_model`, such as drop_path_rate, features_only and head_init_scale
+        **options: of `create_model`, such as features_only; the stem is adapted to in_chans
 
     Raises:
         ValueError: the weights do not fit the options
     """
     num_classes = weights.num_classes if num_classes is None else num_classes
-    options = {**weights.options, **options}
-    if in_chans is not None:
-        options["in_chans"] = in_chans
-    model = create_model(weights.model, num_classes=num_classes, **options)
-    load_into(model, weights, class_rows=class_rows, adapt_stem=in_chans is not None)
+    model = create_model(weights.model, num_classes=num_classes, **{**weights.options, **options})
+    load_into(model, weights, class_rows=class_rows)
     return model
 
 
-def load_into(
-    model: ConvNeXt,
-    weights: Weights,
-    *,
-    class_rows: Sequence[int | None] | None = None,
-    adapt_stem: bool = False,
-) -> None:
+def load_into(model: ConvNeXt, weights: Weights, *, class_rows: Sequence[int | None] | None = None) -> None:
     """Load weights into a network of the same architecture; log what of the head stays as initialised.
 
     A head of another size keeps its initial weights, and so does the norm before it where the weights are a
-    bare encoder.
+    bare encoder. A stem for other image channels is fitted by `adapt_input_channels`.
 
     Args:
         class_rows: for each class of the network, the row of the weights' head that it takes over, or None
             for one that keeps its initial weights (`match_classes` finds them by name)
-        adapt_stem: fit a stem for other image channels by `adapt_input_channels`
 
     Raises:
-        ValueError: another architecture, other image channels without `adapt_stem`, or class rows that the
-            heads do not have
+        ValueError: another architecture, or class rows that the heads do not have
     """
     state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(NORM_AND_HEAD)}
-    channels = weights.options["in_chans"]
-    if adapt_stem:
-        stem = "downsample_layers.0.0.weight"
-        state[stem] = adapt_input_channels(state[stem], model.in_chans)
-    elif channels != model.in_chans:
-        raise ValueError(
-            f"the weights are for images of {channels} channels, the network for {model.in_chans}: ask for "
-            f"the stem to be adapted, or read images of {channels} channels"
-        )
+    stem = "downsample_layers.0.0.weight"
+    state[stem] = adapt_input_channels(state[stem], model.in_chans)
     state |= _fit_head(model, weights, class_rows)
     try:
         compare_states(state, model.state_dict())

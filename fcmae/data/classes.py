@@ -182,7 +182,7 @@ def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
         if missing:
             raise UserError(
                 f"{there.index.root} has no image of {len(missing)} of the {len(here.classes)} classes of "
-                f"{here.index.root} ({_some(missing)}): both need the same folders, with images in each"
+                f"{here.index.root} ({some(missing)}): both need the same folders, with images in each"
             )
 
 
@@ -197,9 +197,10 @@ def _check_val_images(val: ClassFolders) -> None:
             val.index.root,
             len(missing),
             len(val.classes),
-            _some([val.classes[i] for i in missing]),
+            some([val.classes[i] for i in missing]),
         )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -117,13 +117,11 @@ class Item:
 
     Args:
         data: what the transform returned
-        index: the image that was asked for
-        shown: the image that was read: another one where `index` is broken; a label has to be this one's
+        shown: the image that was read: another one where the one asked for is broken; a label has to be its
         broken: (index, reason) of each image that could not be read on the way
     """
 
     data: Any
-    index: int
     shown: int
     broken: list[tuple[int, str]]
 
@@ -134,13 +132,11 @@ class Batch:
 
     Args:
         data: what the transform returned, stacked: a tensor (B, ...), or a list of them
-        indices: int64 (B,), the images that were asked for
-        shown: int64 (B,), the images that were read; differs from `indices` where an image is broken
+        shown: int64 (B,), the images that were read
         broken: (index, reason) of the images that could not be read
     """
 
     data: Any
-    indices: Tensor
     shown: Tensor
     broken: list[tuple[int, str]]
 
@@ -150,7 +146,7 @@ class Batch:
         return replace(self, data=data, shown=shown)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move the images to a device, without waiting where they are pinned; the indices stay on the CPU."""
+        """Move the images to a device, without waiting where they are pinned; `shown` stays on the CPU."""
         move = partial(Tensor.to, device=device, non_blocking=True)
         return replace(self, data=tree_map(move, self.data))
 
@@ -180,7 +176,7 @@ class ImageDataset(Dataset[Item]):
         epoch, index = key
         image, shown, broken = self._read_next(index)
         with seeded(self.seed, epoch, index):
-            return Item(self.transform(image), index, shown, broken)
+            return Item(self.transform(image), shown, broken)
 
     def _read_next(self, index: int) -> tuple[Tensor, int, list[tuple[int, str]]]:
         broken: list[tuple[int, str]] = []
@@ -200,7 +196,6 @@ def collate(items: list[Item]) -> Batch:
     """Stack items to a batch; inside a worker, in memory shared with the main process."""
     return Batch(
         data=default_collate([item.data for item in items]),
-        indices=torch.tensor([item.index for item in items]),
         shown=torch.tensor([item.shown for item in items]),
         broken=[report for item in items for report in item.broken],
     )
@@ -211,9 +206,6 @@ class Loader:
 
     def __init__(self, loader: DataLoader[Item]) -> None:
         self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         try:
@@ -260,16 +252,15 @@ def _end_when_main_says() -> None:
     os._exit(0)
 
 
-def choose_workers(device: torch.device, wanted: int | None = None, processes: int | None = None) -> int:
+def choose_workers(device: torch.device, wanted: int | None = None) -> int:
     """Number of workers of each training process: as many as wanted, else by device and cores.
 
     On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
-    are shared by the `processes` of this machine, by default the run's; SLURM's cores per task are of one
-    process already.
+    are shared by the run's processes on this machine; SLURM's cores per task are of one process already.
     """
     if wanted is not None:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= processes or current_world().local_size
+    cores //= current_world().local_size
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)
     return min(8, cores) if device.type == "cuda" else min(8, cores // 4)

@@ -20,7 +20,7 @@ MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompressi
 ValueRange = tuple[float, float]
 
 _TORCHVISION_MODES = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB, 4: ImageReadMode.RGB_ALPHA}
-_PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Without a list, Pillow takes seconds to load its many obscure formats when it meets the first broken file.
 _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", WebPImageFile.format, TiffImageFile.format)
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
@@ -152,8 +152,8 @@ def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.
             f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted: train with "
             "--network.in-chans 3"
         )
-    if channels in _PILLOW_MODES and image.mode not in _DEEP_MODES:
-        image = image.convert(_PILLOW_MODES[channels])
+    if channels in PILLOW_MODES and image.mode not in _DEEP_MODES:
+        image = image.convert(PILLOW_MODES[channels])
     return np.asarray(image)
 
 

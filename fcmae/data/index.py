@@ -61,7 +61,7 @@ class ImageIndex:
         self.passed_over = passed_over or {}
 
     @classmethod
-    def scan(cls, root: str | Path, progress: bool = True) -> "ImageIndex":
+    def scan(cls, root: str | Path) -> "ImageIndex":
         """List the images below a folder, or take the list from the cache where no folder has changed.
 
         Hidden files and folders are left out. Links are followed; a folder reached twice is listed once.
@@ -69,7 +69,6 @@ class ImageIndex:
 
         Args:
             root: any tree of folders
-            progress: show a counter on a terminal
 
         Raises:
             UserError: the folder is missing, is a file, cannot be read, or holds no image
@@ -78,7 +77,7 @@ class ImageIndex:
         _check_folder(root)
         index = _read_cache(root)
         if index is None:
-            index = _scan(root, progress)
+            index = _scan(root)
         passed_over = ", ".join(f"{count} {suffix}" for suffix, count in index.passed_over.items())
         if len(index) == 0:
             remedy = f"; {CONVERT} ({passed_over})" if passed_over else ""
@@ -196,16 +195,17 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _scan(root: Path, progress: bool) -> ImageIndex:
+def _scan(root: Path) -> ImageIndex:
     """Walk through the folder, counting on a terminal, and keep the result in the cache."""
     started = time.time_ns()
     folders: dict[str, int] = {}
     passed_over: Counter[str] = Counter()
     names, offsets = bytearray(), array("q", [0])
     console = Console(stderr=True)
-    hide = not (progress and console.is_terminal)
     count = TextColumn("Listing {task.description}: {task.completed:,.0f} images")
-    with Progress(SpinnerColumn(), count, console=console, transient=True, disable=hide) as bar:
+    with Progress(
+        SpinnerColumn(), count, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(str(root), total=None)
         for name in _walk(root, "", folders, set(), passed_over):
             names += os.fsencode(name)

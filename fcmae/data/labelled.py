@@ -14,13 +14,11 @@ from torchvision.transforms.v2 import functional as F
 from fcmae.data.classes import ClassFolders, find_classes, split_by_class
 from fcmae.data.config import DIGITS
 from fcmae.data.dataset import ArraySource, FolderSource, ImageSource
-from fcmae.data.decode import BrokenImage
+from fcmae.data.decode import PILLOW_MODES, BrokenImage
 from fcmae.data.digits import load_digits_images
 from fcmae.data.names import TIMM, full_name
 from fcmae.engine.distributed import from_main
 from fcmae.engine.errors import UserError
-
-PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)

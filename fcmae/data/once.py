@@ -105,9 +105,9 @@ class _OnceDataset(Dataset[Item]):
     def __getitem__(self, number: int) -> Item:
         data: Any = self.blank
         if number >= len(self.source):
-            return Item(data, number, NOTHING, [])
+            return Item(data, NOTHING, [])
         try:
             image = self.source.read(number)
         except BrokenImage as error:
-            return Item(data, number, NOTHING, [(number, error.reason)])
-        return Item(self.transform(image), number, number, [])
+            return Item(data, NOTHING, [(number, error.reason)])
+        return Item(self.transform(image), number, [])

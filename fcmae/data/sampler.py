@@ -33,7 +33,6 @@ class StepSampler:
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
-        shuffle: bool = True,
         weights: np.ndarray | None = None,
     ) -> None:
         """Check that the batch can be filled and divided.
@@ -47,7 +46,6 @@ class StepSampler:
             accumulate: micro-batches of one optimiser step
             rank: this process
             world: number of processes
-            shuffle: permute each epoch; otherwise images come in the order of the data set
             weights: (n,), draw an epoch's n images with these chances instead, the same one often or never
 
         Raises:
@@ -60,7 +58,7 @@ class StepSampler:
                 f"batch size {batch_size} does not divide by {world} processes x {accumulate} accumulated "
                 f"parts: choose a multiple of {world * accumulate}"
             )
-        self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
+        self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start_step, self.total_steps = start_step, total_steps
         self.accumulate, self.rank, self.world = accumulate, rank, world
         self.chances = None if weights is None else weights / weights.sum()
@@ -69,10 +67,6 @@ class StepSampler:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
         return self.n // self.batch_size
-
-    def __len__(self) -> int:
-        """Number of micro-batches that are left."""
-        return max(0, self.total_steps - self.start_step) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Key]]:
         """One list of keys per micro-batch of this process."""
@@ -91,7 +85,7 @@ class StepSampler:
         generator = np.random.default_rng((self.seed, epoch))
         if self.chances is not None:
             return generator.choice(self.n, self.n, p=self.chances)
-        return generator.permutation(self.n) if self.shuffle else np.arange(self.n)
+        return generator.permutation(self.n)
 
 
 def training_sampler(

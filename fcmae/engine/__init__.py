@@ -1,1 +1,1 @@
-"""How a run goes on: the loop, its checkpoints, log and pictures. Knows no task and no images."""
+"""How a run goes on: the loop, its checkpoints, log and curves. Knows no task and no images."""

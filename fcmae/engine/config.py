@@ -5,6 +5,13 @@ from typing import Literal, Protocol
 
 from fcmae.engine.errors import UserError
 
+# What may differ when any run is resumed: where and how it runs, not what it computes.
+VOLATILE_IN_ALL = (
+    "out", "device", "data_root", "images.workers", "network.grad_checkpointing", "loop.compile",
+    "loop.resume", "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
+    "loop.timeout_minutes",
+)  # fmt: skip
+
 
 @dataclass
 class OptimConfig:
@@ -36,16 +43,21 @@ class OptimConfig:
     clip_grad: float | None = None
     accumulate: int = 1
 
-    def check(self, epochs: int) -> None:
-        """Refuse settings that no run of this many epochs can mean.
+    def check(self, epochs: int, batch_size: int) -> None:
+        """Refuse settings that no run of this many epochs and this batch size can mean.
 
         Raises:
-            UserError: a rate or a count that is not positive, or a warm-up longer than the run
+            UserError: a rate or a count that is not positive, a warm-up longer than the run, or unequal parts
         """
         for name in ("base_lr", "lr", "clip_grad", "accumulate", "step_epochs", "step_gamma"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"optim.{name} is {value}: it must be above 0")
+        if batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size {batch_size} cannot be cut into optim.accumulate = {self.accumulate} equal "
+                "parts: choose a multiple"
+            )
         for name in ("min_lr", "weight_decay", "warmup_epochs"):
             value = getattr(self, name)
             if value is not None and value < 0:

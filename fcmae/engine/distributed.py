@@ -170,7 +170,7 @@ def raise_together(error: UserError) -> None:
     sys.exit(2)
 
 
-def largest(*values: int) -> list[int]:
+def max_over_processes(*values: int) -> list[int]:
     """The largest of each value over all processes. Waits for the other processes, never for the device."""
     if current_world().size == 1:
         return list(values)

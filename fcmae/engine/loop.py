@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
-from fcmae.engine.distributed import current_world, from_main, largest
+from fcmae.engine.distributed import current_world, from_main, max_over_processes
 from fcmae.engine.errors import UserError
 from fcmae.engine.figures import StepFigures, StepLog
 from fcmae.engine.parallel import ParallelTask, total_norm
@@ -87,7 +87,7 @@ class Trainer:
     patience: int | None
 
     def __post_init__(self) -> None:
-        self.config.optim.check(self.config.epochs)
+        self.config.optim.check(self.config.epochs, self.config.batch_size)
         self.total_steps = self.config.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
         self.precision = choose_precision(self.config.loop.precision, self.device)
@@ -127,7 +127,7 @@ class Trainer:
 
     def _require_same_start(self) -> None:
         """Refuse to go on where the processes see different checkpoints."""
-        first, last = largest(-self.progress.step, self.progress.step)
+        first, last = max_over_processes(-self.progress.step, self.progress.step)
         if -first != last:
             raise UserError(
                 f"{self.checkpoints.folder}: this process finds step {self.progress.step} there, others up "

@@ -1,4 +1,4 @@
-"""The pictures of a run: its curves, and grids of images side by side."""
+"""The curves of a run, and how a figure is written."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from fcmae.engine.files import write_atomically
 
@@ -52,8 +51,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, score: str = "los
         values = [record[score] for record in scored]
         axes.plot([record["epoch"] for record in scored], values, color=ORANGE, linewidth=1.8)
         _style(axes, f"{score}, at the end {values[-1]:.1f}")
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+    save_figure(figure, path)
 
 
 def _style(axes: Axes, title: str) -> None:
@@ -65,39 +63,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1, size: float = 1.2) -> None:
-    """Draw the same images in several forms side by side, one column a form.
-
-    Args:
-        columns: title and images (N, C, H, W) of each form, in [0, 1]; what lies outside is clipped.
-            One or two channels are drawn grey (the first), more in colour (the first three)
-        path: the PNG to write
-        across: how many images share a row
-        size: width of one image in inches, at 110 dots each
-    """
-    titles, images = list(columns), list(columns.values())
-    count, _, height, width = images[0].shape
-    rows = -(-count // across)
-    figure = Figure(
-        figsize=(across * len(titles) * size * 1.04, rows * size * height / width * 1.04 + 0.25), dpi=DPI
-    )
-    axes = figure.subplots(rows, across * len(titles), squeeze=False)
-    for row in axes.flat:
-        row.set_axis_off()
-    for number in range(count):
-        for form, title in enumerate(titles):
-            cell = axes[number // across, number % across * len(titles) + form]
-            _draw_image(cell, images[form][number])
-            if number < across:
-                cell.set_title(title, fontsize=9, color=GREY)
-    figure.tight_layout(pad=0.3, h_pad=0.3, w_pad=0.3)
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=DPI)
-
-
-def _draw_image(cell: Axes, image: Tensor) -> None:
-    pixels = image.detach().float().cpu().clamp(0, 1)
-    if len(pixels) < 3:
-        cell.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1)
-    else:
-        cell.imshow(pixels[:3].permute(1, 2, 0).numpy())

@@ -80,7 +80,7 @@ class RunFolder:
 
         Args:
             config: the resolved settings, nested dicts of plain values
-            volatile: dotted keys, or patterns such as `loop.*`, that may differ when a run is resumed
+            volatile: dotted keys that may differ when a run is resumed
             resume: whether a run that is already there may be continued
 
         Returns:
@@ -187,8 +187,7 @@ class RunFolder:
         return [
             f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here"
             for key in dict.fromkeys([*there, *here])
-            if there.get(key, ABSENT) != here.get(key, ABSENT)
-            and not any(fnmatch(key, pattern) for pattern in volatile)
+            if there.get(key, ABSENT) != here.get(key, ABSENT) and key not in volatile
         ]
 
     def _take_lock(self) -> None:

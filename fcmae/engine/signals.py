@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from fcmae.engine.distributed import largest
+from fcmae.engine.distributed import max_over_processes
 
 # By weight: the last is a cluster's warning that a job is about to be preempted or to reach its time limit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -41,7 +41,7 @@ class StopSignals:
 
         All processes call this after every step, and so stop, and do what the flag asks for, at the same one.
         """
-        weight, raised = largest(self._weight, int(flag))
+        weight, raised = max_over_processes(self._weight, int(flag))
         return STOP_SIGNALS[weight - 1] if weight else None, raised > 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

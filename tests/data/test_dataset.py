@@ -19,6 +19,7 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.index import ImageIndex
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import random_crop_flip
+from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def pixels(batches: list[Batch]) -> Tensor:
 def test_batches_are_the_same_for_any_number_of_workers(folder: Path) -> None:
     alone, helped = batches(folder), batches(folder, workers=2)
     assert torch.equal(pixels(alone), pixels(helped))
-    assert [b.indices.tolist() for b in alone] == [b.indices.tolist() for b in helped]
+    assert [b.shown.tolist() for b in alone] == [b.shown.tolist() for b in helped]
 
 
 def test_batches_are_the_same_after_a_start_in_the_middle(folder: Path) -> None:
@@ -103,10 +104,9 @@ def test_a_broken_file_changes_only_its_own_item(folder: Path, workers: int) -> 
     (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:500])
     harmed = batches(folder, workers=workers)
     for before, after in zip(whole, harmed, strict=True):
-        assert torch.equal(before.indices, after.indices)
-        is_broken = after.indices == 7
+        is_broken = before.shown == 7
         assert torch.equal(before.data[~is_broken], after.data[~is_broken])
-        assert torch.equal(after.shown, torch.where(is_broken, 8, after.indices))
+        assert torch.equal(after.shown, torch.where(is_broken, 8, before.shown))
         assert [index for index, _ in after.broken] == [7] * int(is_broken.sum())
     assert any(batch.broken for batch in harmed)
 
@@ -115,7 +115,7 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one() -> None:
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     dataset = ImageDataset(PartlyBroken(images, {0, 3, 4}), lambda image: image, seed=0)
     item = dataset[0, 3]
-    assert (item.index, item.shown, int(item.data)) == (3, 1, 1)
+    assert (item.shown, int(item.data)) == (1, 1)
     assert [index for index, _ in item.broken] == [3, 4, 0]
     assert "is damaged" in item.broken[0][1]
 
@@ -124,7 +124,7 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one() -> None:
 def test_a_hundred_broken_images_in_a_row_end_the_run_in_one_line(workers: int) -> None:
     source = PartlyBroken(torch.zeros(150, 1, 2, 2, dtype=torch.uint8), set(range(120)))
     dataset = ImageDataset(source, lambda image: image, seed=0)
-    loader = make_loader(dataset, StepSampler(150, 1, 0, total_steps=9, shuffle=False), workers, CPU)
+    loader = make_loader(dataset, [[(0, i)] for i in range(9)], workers, CPU)
     with pytest.raises(UserError) as caught:
         list(loader)
     assert str(caught.value) == (
@@ -181,8 +181,9 @@ def test_workers_end_when_the_main_process_says_and_not_by_signals_of_others() -
 def test_workers_are_chosen_by_device_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert choose_workers(torch.device("cuda")) == 8
-    assert choose_workers(torch.device("cuda"), processes=4) == 4
     assert choose_workers(CPU) == 4
+    monkeypatch.setattr("fcmae.data.dataset.current_world", lambda: World(size=4, local_size=4))
+    assert choose_workers(torch.device("cuda")) == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
     assert choose_workers(CPU) == 0
 

@@ -57,17 +57,6 @@ def test_the_ranks_of_a_micro_batch_are_its_contiguous_parts() -> None:
     assert joined([*first, *second]) == steps(total=1)[0]
 
 
-def test_unshuffled_images_come_in_order() -> None:
-    sampler = StepSampler(10, 4, 0, total_steps=3, shuffle=False)
-    assert joined(sampler) == [*((0, i) for i in range(8)), *((1, i) for i in range(4))]
-
-
-def test_length_counts_the_micro_batches_that_are_left() -> None:
-    sampler = StepSampler(50, 12, 0, total_steps=10, start_step=7, accumulate=2)
-    assert len(sampler) == len(list(sampler)) == 6
-    assert sampler.steps_per_epoch == 4
-
-
 @pytest.mark.parametrize(
     ("batch_size", "world", "message"),
     [(51, 1, "51 does not fit 50 images"), (0, 1, "0 does not fit"), (10, 4, "choose a multiple of 4")],

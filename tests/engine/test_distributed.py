@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.engine.distributed import World, find_world, from_main, joined, largest, mean_over_processes
+from fcmae.engine.distributed import (
+    World,
+    find_world,
+    from_main,
+    joined,
+    max_over_processes,
+    mean_over_processes,
+)
 from fcmae.engine.errors import UserError
 from fcmae.engine.signals import StopSignals
 
@@ -86,7 +93,7 @@ def test_no_time_to_wait_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_agrees_with_itself_without_torch_distributed() -> None:
     with joined("cpu", timeout_minutes=1.0) as world:
         assert world == World()
-        assert largest(3, -1) == [3, -1]
+        assert max_over_processes(3, -1) == [3, -1]
         assert from_main(lambda: "made") == "made"
         values = torch.rand(3)
         assert mean_over_processes(values) is values

@@ -14,7 +14,7 @@ from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 
 CONFIG = {"model": "atto", "betas": (0.9, 0.95), "out": Path("somewhere"), "loop": {"keep": 2}, "clip": None}
-VOLATILE = {"out", "loop.*"}
+VOLATILE = {"out", "loop.keep"}
 
 
 def changed(**changes: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcmae import FCMAE
 from fcmae.masking import patchify, random_mask
+from fcmae.model import FCMAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
 Randomize = Callable[[nn.Module], nn.Module]
@@ -206,7 +206,7 @@ def test_images_and_masks_of_another_size_are_refused() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
     sizes = {"depths": (1, 1, 1, 1), "dims": (4, 6, 8, 10), "decoder_dim": 8}
-    model = FCMAE("convnextv2_atto", 64, 0.5, **sizes, checkpointing=checkpointing)
+    model = FCMAE("convnextv2_atto", 64, 0.5, **sizes, grad_checkpointing=checkpointing)
     mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 2)
     explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask=mask, num_visible=2)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.io import decode_image
 
-from fcmae import FCMAE, reconstruct
+from fcmae import reconstruct
 from fcmae.data.dataset import ArraySource, ImageDataset
 from fcmae.masking import random_mask
-from fcmae.reconstruct import HIDDEN_GREY, draw_reconstructions, few_images
+from fcmae.model import FCMAE
+from fcmae.reconstruct import HIDDEN_GREY, draw_grid, draw_reconstructions, few_images
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -57,3 +59,33 @@ def test_few_images_are_spread_over_the_data(count: int, numbers: list[int]) -> 
     source = ArraySource(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1))
     few = few_images(ImageDataset(source, lambda image: image, seed=0), count)
     assert few.flatten().tolist() == numbers
+
+
+def colours(path: Path) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in decode_image(str(path), mode="RGB").flatten(1).T.tolist()}
+
+
+def test_grid_shows_each_form_in_its_column(tmp_path: Path) -> None:
+    forms = {"left": torch.zeros(2, 3, 8, 8), "right": torch.zeros(2, 3, 8, 8)}
+    forms["left"][:, 0] = 1.0
+    forms["right"][:, 2] = 2.0  # clipped
+    draw_grid(forms, tmp_path / "grid.png")
+    picture = decode_image(str(tmp_path / "grid.png"), mode="RGB")
+    _, height, width = picture.shape
+    assert picture[:, height // 3, width // 4].tolist() == [255, 0, 0]
+    assert picture[:, height // 3, 3 * width // 4].tolist() == [0, 0, 255]
+
+
+def test_one_channel_is_grey(tmp_path: Path) -> None:
+    draw_grid({"digits": torch.rand(3, 1, 8, 12)}, tmp_path / "grid.png", across=3)
+    inside = [pixel for pixel in colours(tmp_path / "grid.png") if max(pixel) < 100]
+    assert inside
+    assert all(max(pixel) - min(pixel) < 40 for pixel in colours(tmp_path / "grid.png"))
+
+
+def test_more_than_three_channels_show_the_first_three(tmp_path: Path) -> None:
+    images = torch.zeros(1, 5, 8, 8)
+    images[:, 1] = 1.0
+    images[:, 4] = 1.0
+    draw_grid({"bands": images}, tmp_path / "grid.png")
+    assert (0, 255, 0) in colours(tmp_path / "grid.png")

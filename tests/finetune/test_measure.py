@@ -14,8 +14,8 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
 from fcmae.engine.distributed import World
-from finetune.figures import worst_classes
 from finetune.measure import Scores, measure
+from finetune.report import worst_classes
 
 CPU = torch.device("cpu")
 N, K = 53, 8

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fcmae.engine.recipes import find_recipe
 from fcmae.engine.settings import read_settings
 from finetune.config import FinetuneConfig
 from finetune.prepare import check
 from finetune.resolve import resolve
+from launch.recipes import find_recipe
 
 RECIPES = Path(__file__).parents[2] / "finetune" / "recipes"
 HEADER = (

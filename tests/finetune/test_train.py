@@ -257,7 +257,7 @@ def test_checkpointing_changes_memory_and_not_the_weights(tmp_path: Path) -> Non
         return tensor
 
     for checkpointing in kept:
-        network = replace(NETWORK, drop_path_rate=0.2, checkpointing=checkpointing)
+        network = replace(NETWORK, drop_path_rate=0.2, grad_checkpointing=checkpointing)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             run_small(tmp_path / str(checkpointing), network=network, epochs=1)
     assert kept[True] < 0.7 * kept[False]

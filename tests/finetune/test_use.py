@@ -17,8 +17,8 @@ from small_run import NETWORK, run_small, small_config
 from torch.nn.modules.module import register_module_forward_hook
 
 from fcmae.data.digits import load_digits_images
+from fcmae.data.features import knn_accuracy
 from fcmae.engine.errors import UserError
-from fcmae.engine.probe import knn_accuracy, linear_accuracy
 from fcmae.engine.run_folder import RunFolder
 from finetune.collapse import channel_distance, collapse_by_block
 from finetune.config import AugmentConfig, FinetuneConfig
@@ -27,7 +27,7 @@ from finetune.inputs import check_labelled, check_weights, is_own_data
 from finetune.network import open_network, save_network
 from finetune.predict import embed, predict
 from finetune.prepare import prepare
-from finetune.probe import probe
+from finetune.probe import linear_accuracy, probe
 from finetune.resolve import resolve
 from models import create_model
 from models.weights import load_weights

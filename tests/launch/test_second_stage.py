@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from finetune.prepare import check
 from finetune.resolve import resolve
 from launch.cli import main
+from launch.first_stage import read_pretraining
 from launch.second_stage import read_finetuning
 from models import create_model
 
@@ -51,6 +52,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert error.startswith("fcmae: error: ")
     assert error.count("\n") == 1
     return error
+
+
+@pytest.mark.parametrize("words", [["--data=digits"], ["--data", "digits"], ["--data=cats", "--data=digits"]])
+def test_naming_the_default_data_changes_nothing(words: list[str]) -> None:
+    assert read_pretraining(words) == read_pretraining([])
+    assert read_finetuning(words) == read_finetuning([])
 
 
 def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
@@ -115,6 +122,7 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
         (["--model=timm:resnet51"], "timm has no model resnet51; did you mean resnet"),
         (["--image-size=100"], "multiple of the network's stride 32"),
         (["--batch-size=500"], "does not fit the"),
+        (["--optim.accumulate=3"], "batch_size 4 cannot be cut"),
         (["--augment.mixup=0.8", "--batch-size=5"], "must be even"),
         (["--seed=-1"], "at least 0"),
         (["--network.drop-path-rate=1.5"], "below 1"),

@@ -231,7 +231,7 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(randomize: Randomize) 
     gradients, kept = [], []
     for checkpointing in (False, True):
         network = randomize(
-            create_model("convnextv2_atto", **TINY, drop_path_rate=0.3, checkpointing=checkpointing)
+            create_model("convnextv2_atto", **TINY, drop_path_rate=0.3, grad_checkpointing=checkpointing)
         )
         total = 0
 
@@ -253,7 +253,7 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(randomize: Randomize) 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
-    network = create_model("convnextv2_atto", **TINY, drop_path_rate=0.1, checkpointing=checkpointing)
+    network = create_model("convnextv2_atto", **TINY, drop_path_rate=0.1, grad_checkpointing=checkpointing)
     explained = torch._dynamo.explain(network)(torch.randn(2, 3, 32, 32))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcmae.engine.errors import UserError
 from fcmae.engine.files import write_atomically
-from fcmae.engine.pictures import BLUE, DPI, GREY
+from fcmae.engine.pictures import BLUE, GREY, save_figure
 from finetune.measure import Scores
 
 NUM_WORST = 20
@@ -105,12 +105,6 @@ def draw_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
     axes.set_ylabel("true", color=GREY)
     axes.tick_params(length=0)
     save_figure(figure, path)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fcmae.engine.probe import CHUNK, Features, knn_accuracy
+from fcmae.data.features import CHUNK, Features, knn_accuracy
 
 
 def make_features(count: int, seed: int) -> Features:

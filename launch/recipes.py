@@ -1,6 +1,7 @@
 """Recipes: YAML files of settings, built into the package and known by name."""
 
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 from fcmae.engine.errors import UserError
@@ -30,9 +31,14 @@ def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
     return ["--config", str(find_recipe(words[at + 1], package)), *words[:at], *words[at + 2 :]]
 
 
-def names_option(argv: list[str], option: str) -> bool:
-    """Whether a command line gives an option, as `--data DIR` or `--data=DIR`."""
-    return any(word == option or word.startswith(f"{option}=") for word in argv)
+def option_value(argv: list[str], option: str) -> str | None:
+    """What a command line gives an option last, as `--data DIR` or `--data=DIR`; none where it does not."""
+    found = None
+    for word, following in pairwise([*argv, ""]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            found = value if equals else following
+    return found
 
 
 def find_recipe(name: str, package: str) -> Path:
