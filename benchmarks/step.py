@@ -124,8 +124,8 @@ def main() -> None:
     if options.task != "finetune":
         report["parts_ms"] = show_parts(options, device)
         write(report, options.json)
-    if not sound:
-        raise SystemExit("some ways are missing from the tables: see above")
+    if not sound or not any(report["tasks"].values()):
+        raise SystemExit("the tables lack some ways, or all: see above, and --ways")
 
 
 def write(report: dict[str, Any], path: Path | None) -> None:

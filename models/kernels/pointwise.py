@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 from models.kernels.choice import autocast_type
 
 FEWEST_MACS = 2**23  # multiply-adds from which the convolution's set-up pays
+FEWEST_ROWS = 256  # from which it pays to rearrange the weight first
+FEWEST_IMAGES = 16  # with one thread PyTorch leaves smaller batches to its own convolution, which is slow
 
 
 def pointwise(
@@ -30,10 +32,7 @@ def pointwise(
         impl: auto decides by processor, type and size, and exports a linear layer everywhere
     """
     if impl == "auto":
-        slow = _MKL_LAGS and not torch.compiler.is_exporting()  # first: an exported program has any batch
-        slow = slow and x.is_cpu and x.dtype == torch.float32 and autocast_type(x) is None
-        slow = slow and x.numel() * len(weight) >= FEWEST_MACS
-        impl = "convolution" if slow else "linear"
+        impl = "convolution" if _MKL_LAGS and _suits_onednn(x, len(weight)) else "linear"
     if impl == "linear":
         return F.linear(x, weight, bias)
     images, rows = (1, *x.shape[:-1])[-2:] if x.ndim < 4 else x.shape[:2]
@@ -41,6 +40,17 @@ def pointwise(
     pictures = x.reshape(images, rows, -1, x.shape[-1]).permute(0, 3, 1, 2)
     out: Tensor = _Convolution.apply(pictures, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _suits_onednn(x: Tensor, out: int) -> bool:
+    """Whether a product is of the type and size that oneDNN is the faster at."""
+    if torch.compiler.is_exporting():  # first: an exported program has any batch
+        return False
+    if not x.is_cpu or x.dtype != torch.float32 or autocast_type(x) is not None:
+        return False
+    if x.numel() * out < FEWEST_MACS or x.numel() < FEWEST_ROWS * x.shape[-1]:
+        return False
+    return torch.get_num_threads() > 1 or (x.ndim > 3 and len(x) >= FEWEST_IMAGES)
 
 
 class _Convolution(torch.autograd.Function):

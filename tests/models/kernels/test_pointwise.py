@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import pointwise as module
-from models.kernels.pointwise import FEWEST_MACS, pointwise
+from models.kernels.pointwise import FEWEST_MACS, FEWEST_ROWS, pointwise
 
 
 def example(lead: tuple[int, ...], channels: int, out: int, bias: bool) -> list[Tensor | None]:
@@ -49,24 +49,35 @@ def test_a_convolution_takes_rows_that_are_not_contiguous() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lags", "rows", "dtype", "expected"),
+    ("lags", "threads", "shape", "dtype", "expected"),
     [
-        (True, 1024, torch.float32, "conv2d"),
-        (False, 1024, torch.float32, "linear"),
-        (True, 1, torch.float32, "linear"),
-        (True, 1024, torch.float64, "linear"),
+        (True, 2, (1024,), torch.float32, "conv2d"),
+        (False, 2, (1024,), torch.float32, "linear"),
+        (True, 2, (512,), torch.float32, "linear"),  # little to compute
+        (True, 2, (FEWEST_ROWS - 1,), torch.float32, "linear"),
+        (True, 2, (1024,), torch.float64, "linear"),
+        (True, 1, (1024,), torch.float32, "linear"),
+        (True, 1, (16, 8, 8), torch.float32, "conv2d"),
+        (True, 1, (15, 9, 8), torch.float32, "linear"),
     ],
 )
 def test_auto_convolves_where_that_is_faster(
-    monkeypatch: pytest.MonkeyPatch, lags: bool, rows: int, dtype: torch.dtype, expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    lags: bool,
+    threads: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    expected: str,
 ) -> None:
     monkeypatch.setattr(module, "_MKL_LAGS", lags)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     called = []
     for name in ("conv2d", "linear"):
         original = getattr(F, name)
         watch = lambda *args, n=name, f=original: (called.append(n), f(*args))[1]  # noqa: E731
         monkeypatch.setattr(module.F, name, watch)
-    pointwise(torch.randn(rows, 64, dtype=dtype), torch.randn(FEWEST_MACS // 2**16, 64, dtype=dtype), None)
+    out = 1024 if shape == (FEWEST_ROWS - 1,) else FEWEST_MACS // 2**16  # much to compute in few rows
+    pointwise(torch.randn(*shape, 64, dtype=dtype), torch.randn(out, 64, dtype=dtype), None)
     assert called == [expected]
 
 
