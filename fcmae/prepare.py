@@ -1,4 +1,4 @@
-"""Everything about a pre-training run that can be wrong, looked at before torch is imported."""
+"""Everything about a pre-training run that can be wrong, looked at before the network is built."""
 
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -22,8 +22,9 @@ VAL_FRACTION = 0.2  # of probe data in one tree
 def prepare(config: PretrainConfig, *, claim: bool = True) -> RunFolder:
     """Check the settings, list the images, and claim the run folder.
 
-    Nothing here imports torch, so that a wrong path or size is reported in a second. The folder's list of
-    images is kept in the run: a resumed run sees the same images, whatever has been added since.
+    Nothing here imports torch before images have to be looked at (see `check_pixels`), so that a wrong path
+    or size is reported in a second. The folder's list of images is kept in the run: a resumed run sees the
+    same images, whatever has been added since.
 
     Args:
         claim: false only checks, and writes nothing

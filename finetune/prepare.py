@@ -26,8 +26,9 @@ BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 def prepare(config: FinetuneConfig, *, claim: bool = True) -> tuple[FinetuneConfig, RunFolder]:
     """Complete the settings from the weights to start from, check them, list the images, claim the folder.
 
-    Nothing here imports torch, unless --init is a file without our metadata or --model one of timm's. The
-    lists of images are kept in the run: a resumed run sees the same images and the same split.
+    Nothing here imports torch, unless --init is a file without our metadata, --model one of timm's, or images
+    have to be looked at (see `check_pixels`). The lists of images are kept in the run: a resumed run sees the
+    same images and the same split.
 
     Args:
         claim: false only checks, and writes nothing
@@ -127,7 +128,7 @@ def check_augment(augment: AugmentConfig, channels: int | None) -> None:
             raise UserError(f"augment.{name} is {getattr(augment, name):g}: 0 turns it off")
     auto_augment = augment.auto_augment
     if auto_augment is not None and not AUTO_AUGMENT.fullmatch(auto_augment):
-        raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, original or v0")
+        raise UserError(f"augment.auto_augment {auto_augment!r}: try rand-m9-mstd0.5-inc1, v0 or null")
     for option, off, is_on in (
         ("--augment.auto-augment", "null", auto_augment is not None),
         ("--augment.color-jitter", "0", augment.color_jitter > 0),

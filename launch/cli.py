@@ -29,7 +29,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status (0, 2 for what the user can mend, 128 + N after signal N)."""
-    logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(Once())
+    logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s", handlers=[handler])
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -55,6 +57,21 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+class Once(logging.Filter):
+    """Lets each message through once: what is submitted is checked, and again when its folder is claimed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record's text is new."""
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
 
 
 def usage() -> str:

@@ -57,7 +57,7 @@ def refuse_stage_options(name: str, words: list[str]) -> None:
     """
     if name not in STAGE_PARSERS:
         return
-    options = STAGE_PARSERS[name]().get_defaults().keys()
+    options = set(STAGE_PARSERS[name]().get_defaults().keys())  # jsonargparse's keys can be walked once
     for word in words:
         option, _, _ = word.partition("=")
         if option.startswith("--") and option.removeprefix("--").replace("-", "_") in options:
@@ -70,6 +70,8 @@ def refuse_stage_options(name: str, words: list[str]) -> None:
 def submit_stage(name: str, words: list[str], submission: Submission) -> int:
     """Queue one stage."""
     if submission.job.cluster == "debug":
+        if submission.dry_run:
+            raise UserError("--dry-run shows what would be queued, and --cluster debug queues nothing")
         from launch.cli import main
 
         return main([name, *words])

@@ -26,6 +26,7 @@ _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", WebPImageFile.format, TiffImageF
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _JPEG_SEGMENTS = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # what may come before: tables, metadata
+_IN_CHANS = "--network.in-chans says in training"
 _GIVE_RANGE = "train with --images.value-range '[LOW, HIGH]', the values of black and white"
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
 
@@ -149,8 +150,7 @@ def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.
     image = ImageOps.exif_transpose(image)
     if channels == 4 and not _has_transparency(image):
         raise ValueError(
-            f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted: train with "
-            "--network.in-chans 3"
+            f"has no transparency (mode {image.mode}), but 4 channels (RGBA) are wanted, as {_IN_CHANS}"
         )
     if channels in PILLOW_MODES and image.mode not in _DEEP_MODES:
         image = image.convert(PILLOW_MODES[channels])
@@ -202,10 +202,9 @@ def _to_tensor(array: np.ndarray, channels: int, value_range: ValueRange | None)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.shape[2] not in (channels, 1) or (array.shape[2] == 1 and channels not in (1, 3)):
-        raise ValueError(
-            f"has {array.shape[2]} channels, but {channels} are wanted: train with --network.in-chans "
-            f"{array.shape[2]}"
-        )
+        if array.shape[0] < min(array.shape[1:]):
+            raise ValueError(f"has shape {array.shape}: channels come last, (H, W, C)")
+        raise ValueError(f"has {array.shape[2]} channels, but {channels} are wanted, as {_IN_CHANS}")
     if array.dtype != np.uint8:
         array = _to_uint8(array, value_range)
     if not array.flags.writeable:

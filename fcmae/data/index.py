@@ -1,6 +1,5 @@
 """The list of the image files of a folder: scanned once, kept compactly, cached between runs."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -85,7 +84,7 @@ class ImageIndex:
                 f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}{remedy}"
             )
         if passed_over and current_world().is_main:
-            _warn_once(f"{root}: passed over {passed_over}; {CONVERT} to have them read")
+            logger.warning("%s: passed over %s; %s to have them read", root, passed_over, CONVERT)
         return index
 
     def check_headers(self, tries: int = 32) -> None:
@@ -187,12 +186,6 @@ def _checked(index: ImageIndex) -> ImageIndex:
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(names) or (np.diff(offsets) <= 0).any():
         raise ValueError("arrays that do not fit together")
     return index
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Warn, however often a command scans the folder."""
-    logger.warning(message)
 
 
 def _scan(root: Path) -> ImageIndex:

@@ -25,7 +25,13 @@ class Parser(ArgumentParser):
     """A jsonargparse parser that spells options with hyphens and suggests the nearest name."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, usage=f"{prog} [options]", description=description, exit_on_error=False)
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [options]",
+            description=description,
+            exit_on_error=False,
+            allow_abbrev=False,  # else a word means another option once one of a like name is added
+        )
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help, with `--image-size` for the field `image_size`, and `Path` for `<class 'Path'>`."""
@@ -57,7 +63,7 @@ class Parser(ArgumentParser):
         if value.lower() == "none" and type(None) in kinds:
             return "null"
         takes_tuple = any(get_origin(each) is tuple for each in kinds)
-        return f"[{value.strip('() ')}]" if takes_tuple and "," in value and value[0] != "[" else value
+        return f"[{value.strip('() ')}]" if takes_tuple and "," in value and "[" not in value else value
 
     def _explain(self, message: str) -> str:
         """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""
@@ -77,8 +83,9 @@ class Parser(ArgumentParser):
             types = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "null")
             choices = re.match(r"typing\.Literal\[(.*)\]", types)
             expected = f"choose one of {choices[1]}" if choices else f"expected {types}"
-            if "tuple" in types:
-                expected += ", a list such as '[1, 2]'"
+            numbers = re.search(r"tuple\[(.*?)\]", types)
+            if numbers:
+                expected += f", a list such as '{list(range(1, numbers[1].count(',') + 2))}'"
             message = f"{wrong['key']} is {wrong['value'] or wrong['given']!r}: {expected}"
         return message
 

@@ -183,7 +183,8 @@ def test_arrays(tmp_path: Path, array: np.ndarray, channels: int, expected: int)
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((H, W, 5)), "has 5 channels, but 3 are wanted: train with --network.in-chans 5$"),
+        (np.zeros((H, W, 5)), "has 5 channels, but 3 are wanted, as --network.in-chans says in training$"),
+        (np.zeros((5, H, W)), rf"shape \(5, {H}, {W}\): channels come last"),
         (np.zeros((2, H, W, 3)), "shape"),
         (np.zeros((0, W, 3)), "no pixels"),
         (np.full((H, W, 3), 7.0), r"7 to 7, beyond 0 to 1: train with --images.value-range '\[LOW, HIGH\]'"),

@@ -70,8 +70,8 @@ def test_eight_bits_are_read_whatever_their_values(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("channels", "dtype", "wanted", "option"),
     [
-        (12, "u1", 3, "--network.in-chans 12"),
-        (3, "u1", 12, "--network.in-chans 3"),
+        (12, "u1", 3, "has 12 channels, but 3 are wanted, as --network.in-chans"),
+        (3, "u1", 12, "has 3 channels, but 12 are wanted, as --network.in-chans"),
         (1, "i4", 1, "--images.value-range '[LOW, HIGH]'"),
         (1, "f4", 1, "--images.value-range '[LOW, HIGH]'"),
     ],

@@ -17,17 +17,15 @@ from small_run import NETWORK, run_small, small_config
 from torch.nn.modules.module import register_module_forward_hook
 
 from fcmae.data.digits import load_digits_images
-from fcmae.data.features import knn_accuracy
 from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
-from finetune.collapse import channel_distance, collapse_by_block
 from finetune.config import AugmentConfig, FinetuneConfig
 from finetune.evaluate import evaluate
 from finetune.inputs import check_labelled, check_weights, is_own_data
 from finetune.network import open_network, save_network
 from finetune.predict import embed, predict
 from finetune.prepare import prepare
-from finetune.probe import linear_accuracy, probe
+from finetune.probe import probe
 from finetune.resolve import resolve
 from models import create_model
 from models.weights import load_weights
@@ -303,38 +301,6 @@ def test_probe_tells_trained_features_from_fresh_ones(run: Path, tmp_path: Path)
     assert 380 <= trained["train_images"] <= 420
     assert list(trained["collapse"]) == ["stages.0.0", "stages.1.0", "stages.2.0", "stages.3.0"]
     assert Image.open(picture).size[0] > 200
-
-
-def test_probes_find_what_the_features_hold() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), 50)
-    clear = np.eye(4)[labels] + 0.1 * generator.normal(size=(200, 4))
-    noise = generator.normal(size=(200, 4))
-    for accuracy in (knn_accuracy, linear_accuracy):
-        assert accuracy((clear[::2], labels[::2]), (clear[1::2], labels[1::2])) == 100
-        assert accuracy((noise[::2], labels[::2]), (noise[1::2], labels[1::2])) < 50
-
-
-def test_channel_distance_is_the_mean_over_pairs() -> None:
-    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    for image, distance in zip(x, channel_distance(x), strict=True):
-        channels = image.flatten(0, 1).T
-        pairs = [
-            (1 - torch.nn.functional.cosine_similarity(channels[i], channels[j], dim=0)) / 2
-            for i in range(5)
-            for j in range(5)
-            if i != j
-        ]
-        assert float(distance) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-6)
-    alike = torch.ones(1, 4, 4, 6)
-    assert float(channel_distance(alike)) == pytest.approx(0, abs=1e-9)
-
-
-def test_collapse_leaves_no_hook_behind() -> None:
-    model = create_model("convnextv2_atto", num_classes=0, depths=(1, 1, 2, 1), dims=(4, 4, 4, 4))
-    found = collapse_by_block(model, torch.randn(2, 3, 64, 64))
-    assert list(found) == ["stages.0.0", "stages.1.0", "stages.2.0", "stages.2.1", "stages.3.0"]
-    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_weights_that_do_not_fit_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:

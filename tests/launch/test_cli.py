@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.settings import read_settings
 from fcmae.prepare import prepare
-from launch.cli import COMMANDS, main
+from launch.cli import COMMANDS, Once, main
 from launch.first_stage import read_pretraining
 from models import list_models
 
@@ -263,12 +264,11 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
     """Importing torch takes seconds. All in one process of its own, which has not imported it yet."""
     options = [
         ["--data", "nowhere"], ["--model", "nothing"], ["--image-size", "30"], ["--mask-ratio", "2"],
-        ["--out", "images"], ["--epohcs", "3"], ["--batch-size", "9"],
-        ["--device", "gpu"],
+        ["--out", "images"], ["--epohcs", "3"], ["--batch-size", "9"], ["--device", "gpu"],
     ]  # fmt: skip
     commands = [["pretrain", "--config", "tiny.yaml", *option] for option in options]
     script = (
-        "import json, sys\nfrom launch.cli import main\n"
+        "import json, sys\nfrom launch.cli import Once, main\n"
         "print([main(words) for words in json.loads(sys.argv[1])], 'torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -282,6 +282,12 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
 def squeezed(text: str) -> str:
     """Without white space, which wrapping puts in."""
     return re.sub(r"\s", "", text)
+
+
+def test_a_warning_is_said_once() -> None:
+    once = Once()
+    records = [logging.makeLogRecord({"msg": "%d images", "args": (count,)}) for count in (3, 4, 3)]
+    assert [once.filter(record) for record in records] == [True, True, False]
 
 
 def test_help_has_hyphens_and_the_text_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,8 @@ def test_settings_of_a_queued_job_are_left_alone(
         (["pretrain", "--partitoin", "x"], "did you mean '--partition'"),
         (["pretrain", "--data", "photos"], "-- --data ..."),
         (["finetune", "--optim.base-lr=1", "--nodes", "2"], "--optim.base-lr is an option of the stage"),
+        (["pretrain", "--partition", "p", "--data", "photos"], "-- --data ..."),
+        (["pretrain", "--dry-run", "--cluster", "debug"], "debug queues nothing"),
         (["evaluate", "--weights", "run"], "--weights is an option of the stage"),
         (["pretrain", "--nodes", "0"], "--nodes is 0"),
         (["pretrain", "--time", "1", "--signal-seconds", "60"], "leaves nothing before the signal"),
