@@ -32,7 +32,7 @@ def check_weights(weights: Path, device: str) -> None:
     ):
         raise UserError(
             f"{weights}: {folder.parent} has not yet written its weights, which say how images are "
-            "prepared for this checkpoint: repeat the run's command to finish it"
+            "prepared for this checkpoint: wait for its first epochs, or repeat its command if it has ended"
         )
 
 

@@ -141,12 +141,18 @@ class FinetuneTask(Task):
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
 
+    def saved(self, state: dict[str, Any], best: bool) -> None:
+        if best:
+            self.write_weights(state)
+
     def write_results(self) -> None:
-        """Write the weights of the best epoch so far, averaged ones if `best` says so: model.safetensors."""
-        checkpoints = Checkpoints(self.run.checkpoints)
-        if not checkpoints.best.exists():
-            return
-        state = load_checkpoint(checkpoints.best)
+        """Write the best weights once more: the run may have been killed after it saved their checkpoint."""
+        best = Checkpoints(self.run.checkpoints).best
+        if best.exists():
+            self.write_weights(load_checkpoint(best))
+
+    def write_weights(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint's weights as model.safetensors, the averaged ones if `best` says so."""
         chosen = state["ema" if self.config.best.startswith("ema_") else "model"]
         metrics = {self.config.best: state["progress"]["best"]}
         save_network(chosen, self.config, self.classes, metrics, self.run.path / "model.safetensors")

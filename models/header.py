@@ -19,8 +19,8 @@ def find_weights(path: Path) -> Path:
         found = find_result(path)
         if found is None:
             raise ValueError(
-                f"holds neither {' nor '.join(RESULTS)}, which a run writes when it is done or stopped "
-                "(Ctrl-C): name a file of weights"
+                f"holds neither {' nor '.join(RESULTS)}, which a run writes after its "
+                "first epochs: name a file of weights"
             )
         return found
     if not path.is_file():

@@ -5,6 +5,7 @@ import math
 import random
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -214,10 +215,14 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
         }
-        from_main(lambda: self.checkpoints.save(state, self.progress.step, best))
+        from_main(lambda: self._write(state, best))
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
         self.last_saved = time.monotonic()
         self.log.restart_clock()
+
+    def _write(self, state: dict[str, Any], best: bool) -> None:
+        self.checkpoints.save(state, self.progress.step, best)
+        self.task.saved(state, best)
 
     @property
     def complete(self) -> bool:

@@ -47,6 +47,14 @@ class Task(ABC):
     def optimizer_stepped(self, step: int) -> None:  # noqa: B027  most tasks have nothing to follow
         """Follow optimiser step number `step` (from 1): the place for a moving average of the weights."""
 
+    def saved(self, state: dict[str, Any], best: bool) -> None:  # noqa: B027  most tasks have nothing to add
+        """Follow a checkpoint, in the main process alone: the place to write what others use a run for.
+
+        Args:
+            state: what the checkpoint holds
+            best: whether its weights are the best so far
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint must hold of the task, under the key `model` for the model."""
         return {"model": self.model.state_dict()}

@@ -22,9 +22,9 @@ from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.distributed import World
 from fcmae.engine.errors import UserError
 from fcmae.engine.loop import train
-from finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
+from finetune.config import AugmentConfig, NetworkConfig
 from finetune.data import rarity
-from finetune.network import build_network, create_timm, open_network, save_network
+from finetune.network import build_network, save_network
 from finetune.prepare import check_batch, prepare
 from finetune.resolve import resolve
 from finetune.train import FinetuneTask
@@ -70,6 +70,19 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert metadata["class_names"] == [str(i) for i in range(10)]
     assert_same(load_file(file), load_checkpoint(out / "checkpoints" / "best.pt")["ema"])
     assert {path.name for path in out.iterdir()} >= {"config.yaml", "log.jsonl", "curves.png", "tensorboard"}
+
+
+def test_weights_are_written_while_a_run_goes_on_and_again_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run" / "model.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneTask, "write_results", lambda _: None)  # as if the end never came
+        run_small(file.parent, epochs=1, ema_decay=None)
+    written = load_file(file)
+    file.unlink()
+    run_small(file.parent, epochs=1, ema_decay=None)
+    assert_same(load_file(file), written)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -306,28 +319,6 @@ def test_a_folder_of_classes_keeps_its_split_when_resumed(
     assert "right/new.png" not in names
     assert task.class_weights is not None
     assert task.class_weights.tolist() == pytest.approx([25 / (2 * 19), 25 / (2 * 6)], rel=0.05)
-
-
-def test_a_model_of_timm_trains_and_can_be_used(tmp_path: Path) -> None:
-    network = replace(NETWORK, in_chans=1, stem_stride=None, depths=None, dims=None)
-    run_small(tmp_path / "run", model="timm:resnet10t", image_size=32, network=network, epochs=1)
-    opened = open_network(tmp_path / "run", CPU)
-    assert opened.model(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
-    features = open_network(tmp_path / "run", CPU, head=False)
-    assert features.model(torch.zeros(2, 1, 32, 32)).shape == (2, 512)
-
-
-def test_a_model_of_timm_without_drop_path_does_without(caplog: pytest.LogCaptureFixture) -> None:
-    create_timm("timm:densenet121", 2, (32, 32), drop_path_rate=0.0)
-    assert not caplog.messages
-    create_timm("timm:densenet121", 2, (32, 32), drop_path_rate=0.1)
-    assert caplog.messages == ["model timm:densenet121 has no drop path, and is trained without"]
-
-
-def test_a_model_of_timm_for_one_size_is_refused_another() -> None:
-    config = resolve(FinetuneConfig(model="timm:vit_tiny_patch16_224", image_size=96))
-    with pytest.raises(UserError, match=r"timm:vit_tiny_patch16_224 does not take images of 96 x 96 \(.*224"):
-        build_network(config, ["a", "b"])
 
 
 def test_a_loss_that_overflows_in_fp16_names_the_remedy(tmp_path: Path) -> None:
