@@ -30,7 +30,7 @@ run() { # its seconds at most, command: one that fails, or takes too long, does 
   if [ "${PIPESTATUS[0]}" -ne 0 ]; then failed=1; fi
 }
 
-python3 -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"' || exit 1
+python3 -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu.sh: PyTorch finds no CUDA device")' || exit 1
 run 10 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 
 if [ "$mode" = tests ]; then
