@@ -14,6 +14,7 @@ table, h = w = P and the table knows the neighbours; without one, tiles are neig
 # mypy: disable-error-code="no-untyped-def, assignment"
 # ruff: noqa: RUF005
 
+from math import isqrt
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, table)
         ctx.side, ctx.bias_dtype = side, None if bias is None else bias.dtype
-        return convolve(x, _taps(weight), bias, table, side)
+        return convolve(x, _taps(weight, bias), table, side)
 
     @staticmethod
     @once_differentiable
@@ -58,7 +59,7 @@ class _Depthwise(torch.autograd.Function):
         grad, side = grad.contiguous(), ctx.side
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = convolve(grad, _taps(weight.flip(2, 3)), None, table, side)
+            grad_x = convolve(grad, _taps(weight.flip(2, 3), None), table, side)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             sums = weight_gradient(x, grad, table, side, weight.shape[-1])
             grad_weight = sums[:-1].t().reshape(weight.shape).to(weight.dtype)
@@ -66,29 +67,38 @@ class _Depthwise(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """(C, 1, K, K) as (K * K, C) float32, so that neighbouring threads read neighbouring numbers."""
-    return weight.flatten(1).t().float().contiguous()
+def _taps(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(C, 1, K, K) and (C,) as (K * K + 1, C) float32: neighbouring threads read neighbouring numbers.
+
+    Without a bias the last row is 0, so that one compiled kernel serves forward and backward.
+    """
+    taps = weight.flatten(1).float()
+    last = taps.new_zeros(len(taps)) if bias is None else bias.float()
+    return torch.cat([taps, last[:, None]], 1).t().contiguous()
 
 
 # To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
 @torch.library.custom_op("fcmae::depthwise", mutates_args=())
-def convolve(x: Tensor, taps: Tensor, bias: Tensor | None, table: Tensor | None, side: int) -> Tensor:
-    """x (..., h, w, C) and taps (K * K, C) float32 to (..., h, w, C); other arguments as for `depthwise`."""
+def convolve(x: Tensor, taps: Tensor, table: Tensor | None, side: int) -> Tensor:
+    """x (..., h, w, C) and taps (K * K + 1, C) float32, the last the bias, to (..., h, w, C).
+
+    Args:
+        table, side: as for `depthwise`
+    """
     out = torch.empty_like(x)
     (height, width, channels), block = x.shape[-3:], _block(side)
     blocks = x.numel() // (channels * block * side)
     units, lanes = UNITS.get(side, 4), _lanes(side, channels)
     with torch.cuda.device_of(x):
         _convolve[_programs(channels, lanes, blocks, units)](
-            x, taps, bias, out, table, blocks, units, height // side, width // side,
-            PITCH=width, C=channels, P=side, BLOCK=block, K=round(len(taps) ** 0.5), LANES=lanes, num_warps=1,
+            x, taps, out, table, blocks, units, height // side, width // side,
+            PITCH=width, C=channels, P=side, BLOCK=block, K=isqrt(len(taps)), LANES=lanes, num_warps=1,
         )  # fmt: skip
     return out
 
 
 @convolve.register_fake
-def _(x: Tensor, taps: Tensor, bias: Tensor | None, table: Tensor | None, side: int) -> Tensor:
+def _(x: Tensor, taps: Tensor, table: Tensor | None, side: int) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -134,7 +144,7 @@ def _lanes(side: int, channels: int) -> int:
 
 @triton.jit(do_not_specialize=NUMBERS)
 def _convolve(
-    x, taps, bias, out, table, blocks, units, rows, cols,
+    x, taps, out, table, blocks, units, rows, cols,
     PITCH: tl.constexpr, C: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr,
     LANES: tl.constexpr,
 ):  # fmt: skip
@@ -148,12 +158,10 @@ def _convolve(
     factors = ()
     for tap in tl.static_range(K * K):
         factors = factors + (tl.load(taps + tap * C + channel, exists, 0.0),)
-    start = tl.full((LANES,), 0.0, tl.float32)
-    if bias is not None:
-        start += tl.load(bias + channel, exists, 0.0).to(tl.float32)
+    bias = tl.load(taps + K * K * C + channel, exists, 0.0)
     first = tl.program_id(0) // GROUPS * units
     for unit in range(first, tl.minimum(first + units, blocks)):
-        sums = (start,) * (BLOCK * P)
+        sums = (bias,) * (BLOCK * P)
         places = _find_all(table, unit, blocks, rows, cols, PITCH, P, BLOCK, H, UP, LEFT)
         for up in tl.static_range(-UP, UP + 1):
             for left in tl.static_range(-LEFT, LEFT + 1):

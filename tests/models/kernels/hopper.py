@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 
 from models.kernels import depthwise_triton
 
-TYPES = {"x": "*bf16", "out": "*bf16", "grad": "*bf16", "taps": "*fp32", "bias": "*fp32"}
+TYPES = {"x": "*bf16", "out": "*bf16", "grad": "*bf16", "taps": "*fp32"}
 TYPES |= {"partial": "*fp32", "table": "*i64"}
 
 
