@@ -15,13 +15,11 @@ from multiprocessing import get_context
 
 import torch
 
-from models.kernels.depthwise import depthwise_map, depthwise_tiles
-from models.kernels.grn import gelu_grn
-from models.sizes import find_size
+from fcmae.model import FCMAE
+from models import create_model
+from models.kernels.trial import Call, prepare
 
-DECODER_WIDTH = 512
-# Operation, side of the tile or map, channels, type of the parameters.
-Job = tuple[str, int, int, torch.dtype]
+Job = tuple[Call, torch.dtype]  # the type is of the parameters
 
 
 def main() -> None:
@@ -33,43 +31,29 @@ def main() -> None:
     options = parser.parse_args()
     todo = list(dict.fromkeys(job for name in options.models for job in jobs(name, options.image_size)))
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(call_on_gpu, todo))
+        list(pool.map(run_on_gpu, todo))
     print(f"{len(todo)} calls made, forward and backward")
 
 
 def jobs(model: str, image_size: int) -> list[Job]:
-    """What a network calls, the longest to compile first."""
-    stages = [(8 >> stage, image_size // 4 >> stage, dim) for stage, dim in enumerate(find_size(model).dims)]
-    types = (torch.float32, torch.bfloat16)
-    tiles = [("tiles", side, dim, dtype) for side, _, dim in stages for dtype in types]
-    maps = [("map", size, dim, dtype) for _, size, dim in stages for dtype in types]
-    maps.append(("map", image_size // 32, DECODER_WIDTH, torch.float32))
-    widths = [dim for _, _, dim in stages] + [DECODER_WIDTH]
-    return tiles + maps + [("grn", 1, 4 * dim, dtype) for dim in widths for dtype in types]
+    """What a network calls in pre-training and in fine-tuning, the longest to compile first."""
+    with torch.device("meta"):
+        calls = FCMAE(model, image_size).kernel_calls()
+        calls += create_model(model).kernel_calls((image_size, image_size))
+    calls = sorted((call for call in calls if call.tile), key=lambda call: call.tile, reverse=True)
+    return [(call, dtype) for call in dict.fromkeys(calls) for dtype in (torch.float32, torch.bfloat16)]
 
 
-def call_on_gpu(job: Job) -> None:
-    """See `call`."""
-    call(job, "cuda", torch.bfloat16)
+def run_on_gpu(job: Job) -> None:
+    """See `run`."""
+    run(job, "cuda", torch.bfloat16)
 
 
-def call(job: Job, device: str, dtype: torch.dtype) -> None:
-    """Run an operation forward and backward on one tile, or on one image."""
-    operation, side, channels, parameters = job
-
-    def draw(*shape: int, dtype: torch.dtype = parameters) -> torch.Tensor:
-        return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
-
-    x, bias = draw(1, side, side, channels, dtype=dtype), draw(channels)
-    if operation == "grn":
-        out = gelu_grn(x, draw(channels), bias, impl="triton")
-    elif operation == "map":
-        out = depthwise_map(x, draw(channels, 1, 7, 7), bias, impl="triton")
-    else:
-        alone = torch.full((1, side + 6, side + 6), side**2, device=device)  # it sees nothing but itself
-        alone[:, 3:-3, 3:-3] = torch.arange(side**2, device=device).view(side, side)
-        out = depthwise_tiles(x, draw(channels, 1, 7, 7), bias, alone, impl="triton")
-    out.float().sum().backward()
+def run(job: Job, device: str, dtype: torch.dtype) -> None:
+    """Run a small example of a call forward and backward."""
+    call, parameters = job
+    operation, inputs = prepare(call, torch.device(device), dtype, parameters)
+    operation("triton", *inputs).float().sum().backward()
 
 
 if __name__ == "__main__":

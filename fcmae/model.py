@@ -13,6 +13,7 @@ from fcmae.geometry import count_visible, patch_grid
 from fcmae.masking import patchify, random_mask, unpatchify
 from models import create_layout, create_model
 from models.convnext import Block, init_weights
+from models.kernels.trial import Call
 from models.layouts import SPARSE_LAYOUTS, DenseLayout
 
 
@@ -125,6 +126,14 @@ class FCMAE(nn.Module):
             target = (target - mean) / std
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
         return (error * mask).sum() / mask.sum()
+
+    def kernel_calls(self) -> list[Call]:
+        """What the model asks of `models.kernels`."""
+        blocks = [block for block in self.decoder.modules() if isinstance(block, Block)]
+        calls = [call for block in blocks for call in block.kernel_calls(*self.grid)]
+        if self.layout != "minkowski":
+            calls += self.encoder.kernel_calls(self.image_size, tiles=self.layout == "tiles")
+        return list(dict.fromkeys(calls))
 
     def reconstruct(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """Pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.

@@ -42,6 +42,7 @@ from fcmae.model import FCMAE
 from fcmae.prepare import index_file
 from fcmae.probe import Probe
 from fcmae.reconstruct import draw_reconstructions, few_images
+from models.kernels.trial import Call
 
 NUM_PICTURES = 8
 
@@ -93,6 +94,10 @@ class PretrainTask(Task):
         self.probe = (
             Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
         )
+
+    def kernel_calls(self) -> list[Call]:
+        probing = self.model.encoder.kernel_calls(self.model.image_size) if self.probe else []
+        return self.model.kernel_calls() + probing
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return parameter_groups(self.model, weight_decay)

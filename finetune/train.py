@@ -28,6 +28,8 @@ from finetune.layer_decay import layer_decay_groups
 from finetune.measure import measure
 from finetune.network import build_network, save_network
 from finetune.prepare import check_batch
+from models.convnext import ConvNeXt
+from models.kernels.trial import Call
 
 
 def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
@@ -87,6 +89,9 @@ class FinetuneTask(Task):
         self.workers = choose_workers(device, config.images.workers)
         share = share_of_batch(config.batch_size, config.optim.accumulate)
         self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
+
+    def kernel_calls(self) -> list[Call]:
+        return self.model.kernel_calls(self.config.size) if isinstance(self.model, ConvNeXt) else []
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)

@@ -92,7 +92,8 @@ class Trainer:
         self.total_steps = self.config.epochs * self.task.steps_per_epoch
         self.task.model.to(self.device)
         self.precision = choose_precision(self.config.loop.precision, self.device)
-        try_kernels(self.device, AUTOCAST_DTYPES.get(self.precision, torch.float32))
+        dtype = AUTOCAST_DTYPES.get(self.precision, torch.float32)
+        try_kernels(self.device, dtype, self.task.kernel_calls())
         if self.config.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
             self.task.model.compile(dynamic=False)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.kernels.trial import Call
+
 
 class Task(ABC):
     """A model, its batches and its loss.
@@ -20,6 +22,10 @@ class Task(ABC):
 
     model: nn.Module
     steps_per_epoch: int
+
+    def kernel_calls(self) -> list[Call]:
+        """What the model asks of `models.kernels`: tried on the device before a run trusts it."""
+        return []
 
     @abstractmethod
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

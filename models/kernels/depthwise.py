@@ -53,7 +53,7 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
         bias: (C,)
         impl: see `models.kernels.choice`
     """
-    side = next((each for each in MAP_TILES if x.shape[1] % each == x.shape[2] % each == 0), 0)
+    side = map_tile(x.shape[1], x.shape[2])
     refusal = _refusal(side, weight.shape[-1])
     if side == 0:
         refusal = f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
@@ -64,6 +64,11 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
     padding = weight.shape[-1] // 2
     out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=len(weight))
     return out.permute(0, 2, 3, 1)
+
+
+def map_tile(height: int, width: int) -> int:
+    """Side of the tiles that the Triton kernels cut a dense map into; 0 where they do not take it."""
+    return next((side for side in MAP_TILES if height % side == width % side == 0), 0)
 
 
 def _refusal(side: int, kernel: int) -> str | None:

@@ -1,71 +1,111 @@
 """A trial of the Triton kernels on the device at hand, before a run trusts them with its gradients.
 
 A new GPU, driver or Triton may fail to compile a kernel or, worse, compile it wrongly. A run that takes days
-finds out in its first seconds, and goes on with PyTorch's operations.
+finds out in its first minute, and goes on with PyTorch's operations. Tried is what the run's network calls: a
+kernel is compiled for each number of channels, once on a machine, so nothing is compiled for the trial alone.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.choice import Impl, do_without, use_triton
-from models.kernels.depthwise import depthwise_map, depthwise_tiles
+from models.kernels.choice import do_without, use_triton
+from models.kernels.depthwise import depthwise_map, depthwise_tiles, map_tile
 from models.kernels.grn import gelu_grn
 
 Operation = Callable[..., Tensor]  # of an Impl and the inputs
-# Sides and channels: one channel to a thread, and not a warp full; then two; then whole tiles as neighbours.
-TILES = ((8, 40), (4, 64), (2, 64), (1, 64))
-MAPS = ((8, 16), (4, 12), (7, 14))  # heights and widths that divide into tiles of 8, 4 and 7
 BUDGET = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+SLOW = 3.0  # seconds from which a trial says what it waits for
+
+logger = logging.getLogger(__name__)
 
 
-def try_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Compare every kernel with PyTorch once, value and gradients; where one is off, do without all of them.
+@dataclass(frozen=True)
+class Call:
+    """What a network asks of this package.
+
+    Args:
+        operation: by its name
+        height, width: of a dense map, or of a tile; 1 for gelu_grn, whose kernels do not depend on them
+        channels: of its input
+    """
+
+    operation: Literal["depthwise_tiles", "depthwise_map", "gelu_grn"]
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles that the kernel walks over, 1 for gelu_grn; 0 where PyTorch computes the call."""
+        if self.operation == "depthwise_map":
+            return map_tile(self.height, self.width)
+        return self.height
+
+
+def try_kernels(device: torch.device, dtype: torch.dtype, calls: Iterable[Call]) -> bool:
+    """Compare kernels with PyTorch once, value and gradients; where one is off, do without all of them.
 
     Args:
         device: where the run computes
         dtype: type of its activations
+        calls: what is tried
 
     Returns:
         whether the kernels will be used
     """
-    for name, run, inputs in _cases(device, dtype):
+    started, said = time.monotonic(), False
+    for call in dict.fromkeys(calls):
+        if not call.tile:
+            continue
+        run, inputs = prepare(call, device, dtype)
         if not use_triton("auto", inputs[0]):
             return False
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 error = _difference(run, inputs)
         except Exception as failure:  # whatever a compiler or driver raises
-            do_without(f"the kernel {name} failed its trial ({type(failure).__name__})")
+            do_without(f"the kernel {call.operation} failed its trial ({type(failure).__name__})")
             return False
         if not error < BUDGET[dtype]:
-            do_without(f"the kernel {name} failed its trial (off by {error:.1e})")
+            do_without(f"the kernel {call.operation} failed its trial (off by {error:.1e})")
             return False
+        if not said and time.monotonic() - started > SLOW:
+            logger.warning("compiling kernels for this network and GPU: once on a machine, a minute or more")
+            said = True
     return True
 
 
-def _cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Operation, list[Tensor]]]:
-    """Kernels with what they are tried on: activations of this type, parameters in float32."""
+def prepare(
+    call: Call, device: torch.device, dtype: torch.dtype, parameters: torch.dtype = torch.float32
+) -> tuple[Operation, list[Tensor]]:
+    """A small example of a call: the operation, and its inputs, activations first.
+
+    Args:
+        dtype: of activations
+        parameters: their type
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def draw(*shape: int, dtype: torch.dtype = parameters) -> Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
 
-    inputs = [draw(2, 50, 40, dtype=dtype), draw(40), draw(40)]
-    yield "gelu_grn", lambda impl, x, gamma, beta: gelu_grn(x, gamma, beta, impl=impl), inputs
-    for height, width in MAPS:
-        inputs = [draw(2, height, width, 40, dtype=dtype), draw(40, 1, 7, 7), draw(40)]
-        yield "depthwise_map", lambda impl, x, weight, bias: depthwise_map(x, weight, bias, impl), inputs
-    for side, channels in TILES:
-        table = _neighbours(side).to(device)
-
-        def over_tiles(impl: Impl, x: Tensor, weight: Tensor, bias: Tensor, table: Tensor = table) -> Tensor:
-            return depthwise_tiles(x, weight, bias, table, impl)
-
-        inputs = [draw(2, side, side, channels, dtype=dtype), draw(channels, 1, 7, 7), draw(channels)]
-        yield "depthwise_tiles", over_tiles, inputs
+    channels = call.channels
+    if call.operation == "gelu_grn":
+        inputs = [draw(2, 50, channels, dtype=dtype), draw(channels), draw(channels)]
+        return lambda impl, x, gamma, beta: gelu_grn(x, gamma, beta, impl=impl), inputs
+    # Of a map, one row of tiles: the kernel is that of the whole map.
+    inputs = [draw(2, call.tile, call.width, channels, dtype=dtype), draw(channels, 1, 7, 7), draw(channels)]
+    if call.operation == "depthwise_map":
+        return lambda impl, x, weight, bias: depthwise_map(x, weight, bias, impl), inputs
+    table = _neighbours(call.tile).to(device)
+    return lambda impl, x, weight, bias: depthwise_tiles(x, weight, bias, table, impl), inputs
 
 
 def _neighbours(side: int) -> Tensor:

@@ -6,28 +6,32 @@ import pytest
 import torch
 
 from models.kernels.choice import OLDEST_TRITON, triton_version
+from models.kernels.trial import Call
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_jobs_are_tiles_maps_and_widths_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_what_both_stages_call_the_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import warm
 
-    shapes = {job[:3] for job in warm.jobs("convnextv2_tiny", 224)}
-    tiles = {("tiles", 8, 96), ("tiles", 4, 192), ("tiles", 2, 384), ("tiles", 1, 768)}
-    maps = {("map", 56, 96), ("map", 28, 192), ("map", 14, 384), ("map", 7, 768), ("map", 7, 512)}
-    widths = {("grn", 1, 4 * dim) for dim in (96, 192, 384, 768, 512)}
-    assert shapes == tiles | maps | widths
+    calls = list(dict.fromkeys(call for call, _ in warm.jobs("convnextv2_tiny", 224)))
+    tiles = {("depthwise_tiles", 8 >> i, 8 >> i, 96 << i) for i in range(4)}
+    maps = {("depthwise_map", 56 >> i, 56 >> i, 96 << i) for i in range(4)} | {("depthwise_map", 7, 7, 512)}
+    widths = {("gelu_grn", 1, 1, 4 * dim) for dim in (96, 192, 384, 768, 512)}
+    assert set(calls) == {Call(*each) for each in tiles | maps | widths}  # type: ignore[arg-type]
+    assert [call.operation for call in calls[:2]] == ["depthwise_tiles", "depthwise_map"]
+    assert {call.operation for call in calls[-6:]} == {"depthwise_tiles", "gelu_grn"}
 
 
 @pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
 )
-@pytest.mark.parametrize("job", [("tiles", 2, 3), ("map", 4, 3), ("grn", 1, 8)])
-def test_a_job_calls_a_kernel(job: tuple[str, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "call", [Call("depthwise_tiles", 2, 2, 3), Call("depthwise_map", 8, 4, 3), Call("gelu_grn", 1, 1, 8)]
+)
+def test_a_job_runs_a_kernel(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import warm
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    warm.call((*job, torch.float32), device, torch.float32)
+    warm.run((call, torch.float32), "cuda" if torch.cuda.is_available() else "cpu", torch.float32)

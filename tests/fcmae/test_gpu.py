@@ -23,7 +23,8 @@ SMALL = {"depths": (1, 1, 2, 1), "dims": (40, 64, 96, 128), "decoder_dim": 64}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernels_pass_their_trial(dtype: torch.dtype) -> None:
-    assert try_kernels(GPU, dtype)
+    model = FCMAE("convnextv2_atto", 224, **SMALL)
+    assert try_kernels(GPU, dtype, model.kernel_calls() + model.encoder.kernel_calls((224, 224)))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

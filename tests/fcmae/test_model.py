@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, P patch side, L = h * w patches.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from fcmae.masking import patchify, random_mask
 from fcmae.model import FCMAE
+from models.kernels.trial import Call
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
 Randomize = Callable[[nn.Module], nn.Module]
@@ -210,3 +212,30 @@ def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
     mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 2)
     explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask=mask, num_visible=2)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@pytest.mark.parametrize("layout", ["tiles", "masked"])
+def test_kernel_calls_are_those_of_a_forward_pass(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[Call] = set()
+
+    def record(module: str, name: str) -> None:
+        original = getattr(importlib.import_module(module), name)
+
+        def recording(x: Tensor, *rest: Any) -> Tensor:
+            side = (1, 1) if name == "gelu_grn" else x.shape[-3:-1]
+            found.add(Call(name, *side, x.shape[-1]))  # type: ignore[arg-type]
+            return original(x, *rest)
+
+        monkeypatch.setattr(f"{module}.{name}", recording)
+
+    for module in ("models.layouts.tiles", "models.layouts.dense"):
+        record(module, "gelu_grn")
+    record("models.layouts.tiles", "depthwise_tiles")
+    record("models.layouts.dense", "depthwise_map")
+    with torch.device("meta"):  # where PyTorch takes no short cuts for small tiles
+        model = FCMAE("convnextv2_atto", 64, 0.5, layout=layout, stem_stride=2)
+        mask = torch.empty(1, model.num_patches)
+        model(torch.empty(1, 3, 64, 64), mask=mask, num_visible=model.num_visible)
+    calls = set(model.kernel_calls())
+    assert found <= calls
+    assert {call for call in calls if call.operation != "gelu_grn"} <= found

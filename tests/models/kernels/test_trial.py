@@ -9,6 +9,8 @@ from torch import Tensor
 
 from models.kernels import choice, trial
 from models.kernels.choice import kernels, use_triton
+from models.kernels.depthwise import map_tile
+from models.kernels.trial import Call, try_kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -21,9 +23,15 @@ def _trusted() -> Iterator[None]:
     choice.do_without(None)
 
 
+# Of 40 channels, one to a thread, and not a warp full; of 64, two.
+TILES = [Call("depthwise_tiles", side, side, channels) for side, channels in ((8, 40), (2, 64), (1, 64))]
+MAPS = [Call("depthwise_map", height, width, 40) for height, width in ((16, 16), (4, 12), (7, 7))]
+CALLS = [Call("gelu_grn", 1, 1, 40), *MAPS, *TILES]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sound_kernels_pass(dtype: torch.dtype) -> None:
-    assert trial.try_kernels(DEVICE, dtype)
+    assert try_kernels(DEVICE, dtype, CALLS)
     assert use_triton("auto", torch.zeros(1, device=DEVICE))
 
 
@@ -34,7 +42,7 @@ def test_a_kernel_that_raises_is_done_without(
         raise RuntimeError("no kernel image is available for execution on the device")
 
     monkeypatch.setattr(trial, "gelu_grn", fail)
-    assert not trial.try_kernels(DEVICE, torch.float32)
+    assert not try_kernels(DEVICE, torch.float32, CALLS)
     with caplog.at_level(logging.WARNING):
         assert not use_triton("auto", torch.zeros(1, device=DEVICE))
     assert "the kernel gelu_grn failed its trial (RuntimeError)" in caplog.text
@@ -47,18 +55,31 @@ def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pyte
         "depthwise_map",
         lambda x, weight, bias, impl: sound(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1),
     )
-    assert not trial.try_kernels(DEVICE, torch.float32)
+    assert try_kernels(DEVICE, torch.float32, TILES[2:])
+    assert not try_kernels(DEVICE, torch.float32, MAPS[1:])
     assert not use_triton("auto", torch.zeros(1, device=DEVICE))
 
 
-def test_every_kind_of_tile_is_tried_with_the_parameters_autocast_passes() -> None:
-    cases = [
-        (name, *(tuple(each.shape) for each in inputs[:1]), *(each.dtype for each in inputs))
-        for name, _, inputs in trial._cases(DEVICE, torch.bfloat16)
-    ]
-    types = (torch.bfloat16, torch.float32, torch.float32)
-    maps = [(2, 8, 16, 40), (2, 4, 12, 40), (2, 7, 14, 40)]
-    tiles = [(2, 8, 8, 40), (2, 4, 4, 64), (2, 2, 2, 64), (2, 1, 1, 64)]
-    assert cases[1:] == [("depthwise_map", shape, *types) for shape in maps] + [
-        ("depthwise_tiles", shape, *types) for shape in tiles
+def test_maps_that_the_kernels_do_not_take_are_no_failure() -> None:
+    assert try_kernels(DEVICE, torch.float32, [Call("depthwise_map", 3, 3, 8)])
+    assert use_triton("auto", torch.zeros(1, device=DEVICE))
+
+
+@pytest.mark.parametrize("call", CALLS[1:])
+def test_what_is_tried_is_the_kernel_of_the_call(call: Call) -> None:
+    """A kernel is compiled for its tile's side, the width of its map, its channels and types."""
+    _, (x, weight, bias) = trial.prepare(call, DEVICE, torch.bfloat16)
+    assert (x.shape[2], x.shape[3]) == (call.width, call.channels)
+    if call.operation == "depthwise_map":
+        assert map_tile(x.shape[1], x.shape[2]) == map_tile(call.height, call.width)
+    assert (x.dtype, weight.dtype, bias.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+def test_a_long_trial_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trial, "SLOW", 0.0)
+    assert try_kernels(DEVICE, torch.float32, [CALLS[0], TILES[2]])
+    assert caplog.messages == [
+        "compiling kernels for this network and GPU: once on a machine, a minute or more"
     ]
