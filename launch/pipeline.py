@@ -18,6 +18,7 @@ from launch.stages import (
     TRAINING,
     Stage,
     check_job,
+    check_measuring,
     freeze,
     queue,
     read_training,
@@ -112,6 +113,7 @@ def plan(parts: list[list[str]], root: Path, submission: Submission, *, claim: b
         if name in MEASURING:
             given = [] if weights is None else ["--weights", str(weights)]
             out = ["--out", str(folder / "figures")] if name == "evaluate" else []
+            check_measuring(name, [*words, *given, *out], weights_exist=weights is None)
             stages.append(Stage(name, [*words, *given, *out], folder))
             continue
         if weights is None:

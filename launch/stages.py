@@ -8,16 +8,24 @@ from typing import Any
 
 from fcmae.engine.errors import UserError
 from fcmae.engine.preflight import check_device_name
+from fcmae.engine.settings import Parser
 from launch.batch import batch_script, check_cluster, check_folder, script_options, submit
 from launch.first_stage import read_pretraining
 from launch.job import Job
 from launch.options import Submission
 from launch.own_code import HOME, snapshot
 from launch.records import JOBS, cluster_state, read_record, write_record
-from launch.second_stage import read_evaluation, read_finetuning, read_probing
+from launch.second_stage import (
+    evaluation_parser,
+    probing_parser,
+    read_evaluation,
+    read_finetuning,
+    read_probing,
+)
 
 TRAINING: dict[str, Callable[[list[str]], Any]] = {"pretrain": read_pretraining, "finetune": read_finetuning}
 MEASURING: dict[str, Callable[[list[str]], Any]] = {"evaluate": read_evaluation, "probe": read_probing}
+MEASURING_PARSERS: dict[str, Callable[[], Parser]] = {"evaluate": evaluation_parser, "probe": probing_parser}
 STAGES = (*TRAINING, *MEASURING)
 
 
@@ -53,10 +61,9 @@ def freeze(name: str, words: list[str], submission: Submission, *, claim: bool =
         UserError: a setting that cannot work
     """
     if name in MEASURING:
-        MEASURING[name](words)
+        check_measuring(name, words)
         return Stage(name, words, Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
     config = read_training(name, words, submission)
-    check_device_name(config.device)
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
     folder = find_folder(name, replace(config, device=device), claim)
     return Stage(name, frozen_words(folder), folder)
@@ -66,9 +73,10 @@ def read_training(name: str, words: list[str], submission: Submission) -> Any:
     """The settings of a stage that trains, after seeing that its batch divides by the job's processes.
 
     Raises:
-        UserError: it does not
+        UserError: it does not, or the device is none
     """
     config = TRAINING[name](words)
+    check_device_name(config.device)
     processes = submission.job.processes * config.optim.accumulate
     if config.batch_size % processes:
         raise UserError(
@@ -76,6 +84,17 @@ def read_training(name: str, words: list[str], submission: Submission) -> Any:
             f"{config.optim.accumulate} accumulated parts: choose a multiple of {processes}"
         )
     return config
+
+
+def check_measuring(name: str, words: list[str], weights_exist: bool = True) -> None:
+    """Check the options of a stage that measures; whether its device is there, the job will see.
+
+    Raises:
+        UserError: an option that cannot be, or weights that cannot be measured so, where they exist
+    """
+    check_device_name(MEASURING_PARSERS[name]().read(words).device)
+    if weights_exist:
+        MEASURING[name]([*words, "--device", "auto"])
 
 
 def find_folder(name: str, config: Any, claim: bool) -> Path:

@@ -10,15 +10,13 @@ from launch.batch import batch_script, script_options
 from launch.options import Submission, read_submission
 from launch.pipeline import submit_pipeline
 from launch.records import JOBS
-from launch.second_stage import evaluation_parser, probing_parser
-from launch.stages import STAGES, check_job, freeze, queue, refuse_second_job
+from launch.stages import MEASURING_PARSERS, STAGES, check_job, freeze, queue, refuse_second_job
 from launch.sweep import submit_sweep
 
 STAGE_PARSERS: dict[str, Callable[[], Parser]] = {
     "pretrain": lambda: settings_parser(PretrainConfig, "fcmae pretrain", ""),
     "finetune": lambda: settings_parser(FinetuneConfig, "fcmae finetune", ""),
-    "evaluate": evaluation_parser,
-    "probe": probing_parser,
+    **MEASURING_PARSERS,
 }
 
 

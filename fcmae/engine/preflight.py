@@ -42,13 +42,15 @@ def check_ranges(seed: int, drop_path_rate: float) -> None:
 
 
 def check_device_name(name: str) -> None:
-    """Refuse what is not the name of a device.
+    """Refuse what is not the name of a device of this kind of machine.
 
     Raises:
         UserError: see above
     """
     if not DEVICE.fullmatch(name):
         raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
+    if name == "mps" and sys.platform != "darwin":
+        raise UserError("--device mps: only macOS has it; use --device cpu or auto")
 
 
 def check_device(name: str) -> None:
@@ -58,8 +60,6 @@ def check_device(name: str) -> None:
         UserError: see above
     """
     check_device_name(name)
-    if name == "mps" and sys.platform != "darwin":
-        raise UserError("--device mps: only macOS has it; use --device cpu or auto")
     if name.startswith("cuda") and sys.platform == "linux":
         try:
             ctypes.CDLL("libcuda.so.1")

@@ -33,6 +33,7 @@ TINY = {
     "images": {"workers": 0},
     "loop": {"log_every": 1},
 }
+FIRST = ["pipeline", "--", "pretrain", "--config=tiny.yaml", "--"]
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +175,9 @@ def test_settings_of_a_queued_job_are_left_alone(
         (["probe", "--cluster", "local", "--", "--weigths", "run"], "did you mean '--weights'"),
         (["pipeline"], "needs stages"),
         (["pipeline", "--", "cook"], "stages are"),
+        ([*FIRST, "probe", "--bogus=3"], "'--bogus'"),
+        ([*FIRST, "evaluate", "--device=gpu"], "--device gpu"),
+        ([*FIRST, "finetune", "--device=gpu"], "--device gpu"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_anything_is_queued(
