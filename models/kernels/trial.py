@@ -61,9 +61,9 @@ def try_kernels(device: torch.device, dtype: torch.dtype, calls: Iterable[Call])
         whether the kernels will be used
     """
     started, said = time.monotonic(), False
-    for call in dict.fromkeys(calls):
-        if not call.tile:
-            continue
+    todo = dict.fromkeys(call for call in calls if call.tile)
+    quick_first = sorted(todo, key=lambda call: call.tile)  # so that it is soon said what is slow
+    for call in quick_first:
         run, inputs = prepare(call, device, dtype)
         if not use_triton("auto", inputs[0]):
             return False
