@@ -72,9 +72,9 @@ def _taps(weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Without a bias the last row is 0, so that one compiled kernel serves forward and backward.
     """
-    taps = weight.flatten(1).float()
-    last = taps.new_zeros(len(taps)) if bias is None else bias.float()
-    return torch.cat([taps, last[:, None]], 1).t().contiguous()
+    taps = weight.flatten(1).t().float()
+    last = taps.new_zeros(1, len(weight)) if bias is None else bias.float()[None]
+    return torch.cat([taps, last])
 
 
 # To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
