@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.parallel import DistributedDataParallel
 
-from fcmae.engine.distributed import current_world, joined, sum_over_processes
-from fcmae.model import FCMAE
-from models.complexity import measure_complexity
-from models.sizes import SIZES
+from fcmae.core.distributed import current_world, joined, sum_over_processes
+from fcmae.models.complexity import measure_complexity
+from fcmae.models.sizes import SIZES
+from fcmae.pretraining.model import FCMAE
 
 VISIBLE, PATCHES = 19, 49  # of 224 x 224 pixels at mask ratio 0.6
 WIDTH = 512  # of the decoder

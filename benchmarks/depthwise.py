@@ -11,8 +11,8 @@ each output written once.
 from kernels import Report, impls, random_tensors, read_options, stages, tiles_layout
 from torch import Tensor
 
-from models.kernels.choice import Impl
-from models.kernels.depthwise import depthwise_map, depthwise_tiles
+from fcmae.models.kernels.choice import Impl
+from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles
 
 KERNEL = 7
 PASSES = {"forward": 2, "gradient of x": 2, "gradient of parameters": 2}

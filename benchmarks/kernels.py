@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fcmae.geometry import count_visible, patch_grid
-from fcmae.masking import random_mask
-from models.kernels.choice import Impl
-from models.layouts import TilesLayout, visible_patches
-from models.sizes import find_size
+from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.kernels.choice import Impl
+from fcmae.models.layouts import TilesLayout, visible_patches
+from fcmae.models.sizes import find_size
+from fcmae.pretraining.masking import random_mask
 
 Operation = Callable[[list[Tensor]], Tensor]
 STRIDES = (4, 8, 16, 32)

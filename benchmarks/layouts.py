@@ -19,10 +19,10 @@ from rich.table import Table
 from timing import Spread, ratios, time_side_by_side
 from torch import Tensor
 
-from fcmae.geometry import count_visible, patch_grid
-from fcmae.masking import random_mask
-from models import ConvNeXt, create_layout, create_model
-from models.kernels.choice import kernels
+from fcmae import ConvNeXt, create_layout, create_model
+from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.kernels.choice import kernels
+from fcmae.pretraining.masking import random_mask
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fcmae.engine.precision import AUTOCAST_DTYPES
-from models.kernels.pointwise import pointwise
+from fcmae.models.kernels.pointwise import pointwise
 
 HEAD_START = 4_000_000  # cycles, about two milliseconds
 

@@ -11,9 +11,9 @@ import torch
 from machine import median_seconds
 from torch import Tensor, nn
 
-from fcmae.model import FCMAE
-from models.convnext import GRN, LayerNorm, Linear
-from models.layouts import Layout, create_layout
+from fcmae.models.convnext import GRN, LayerNorm, Linear
+from fcmae.models.layouts import Layout, create_layout
+from fcmae.pretraining.model import FCMAE
 
 Call = tuple[Callable[[Tensor], Tensor], Tensor]
 MODULES = {LayerNorm: "norms", Linear: "pointwise", GRN: "GELU and GRN"}

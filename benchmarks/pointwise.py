@@ -21,8 +21,8 @@ from step import BUDGET, Step, check_agreement, finetuning, pretraining
 from timing import Spread, ratios, time_side_by_side
 from torch import Tensor
 
-from models.kernels import pointwise as module
-from models.kernels.pointwise import pointwise
+from fcmae.models.kernels import pointwise as module
+from fcmae.models.kernels.pointwise import pointwise
 
 IMPLS = ("linear", "convolution")
 

@@ -34,12 +34,12 @@ from timing import Spread, ratios, time_side_by_side
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fcmae import create_model
 from fcmae.engine.precision import autocast
-from fcmae.masking import random_mask
-from fcmae.model import FCMAE
-from models import create_model
-from models.formats import to_ours, to_timm
-from models.kernels.choice import Impl, kernels
+from fcmae.models.formats import to_ours, to_timm
+from fcmae.models.kernels.choice import Impl, kernels
+from fcmae.pretraining.masking import random_mask
+from fcmae.pretraining.model import FCMAE
 
 Mode = Literal["eager", "compiled", "graphs"]
 BUDGET = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}  # of the gradients' distance, over their norm

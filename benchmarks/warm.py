@@ -15,9 +15,9 @@ from multiprocessing import get_context
 
 import torch
 
-from fcmae.model import FCMAE
-from models import create_model
-from models.kernels.trial import Call, prepare
+from fcmae import create_model
+from fcmae.models.kernels.selftest import Call, prepare
+from fcmae.pretraining.model import FCMAE
 
 Job = tuple[Call, torch.dtype]  # the type is of the parameters
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.data.transforms import Transform, random_crop_flip
-from fcmae.engine.errors import UserError
-from finetune.config import AugmentConfig
+from fcmae.finetune.config import AugmentConfig
 
 if TYPE_CHECKING:
     from timm.data import Mixup

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcmae.engine.pictures import BLUE, GREY, save_figure
-from models.convnext import ConvNeXt
+from fcmae.models.convnext import ConvNeXt
 
 
 def channel_distance(x: Tensor) -> Tensor:

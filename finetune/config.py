@@ -90,7 +90,7 @@ class FinetuneConfig:
         image_size: side in pixels, or [height, width]; none is that of --init, or 224
         crop_pct: share of the short side that evaluation crops, below 384 pixels
         epochs: passes over the data
-        batch_size: images of one optimiser step, over all processes and accumulated parts
+        batch_size: images of one optimiser step, over all processes and accumulation steps
         layer_decay: factor on the learning rate from one layer to the layer below
         layer_groups: what a layer is: each block (single), or up to three blocks in a row (group)
         ema_decay: decay of a moving average of the weights, measured beside them; none keeps none
@@ -135,7 +135,7 @@ class FinetuneConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images, once `finetune.resolve.resolve` has completed the settings."""
+        """Height and width of the images, once `finetune.resolve` has completed the settings."""
         return pair(self.image_size or 224)
 
     @property

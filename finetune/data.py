@@ -6,8 +6,8 @@ from fcmae.data.classes import ClassFolders, split_by_class
 from fcmae.data.index import ImageIndex
 from fcmae.data.labelled import Labelled, from_folders, open_splits
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import FinetuneConfig
-from finetune.prepare import index_file
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.prepare import index_file
 
 
 def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelled]:

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
+from fcmae.core.device import pick_device
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.classes import find_val_classes
 from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
 from fcmae.data.names import TIMM, full_name, is_folder
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
-from fcmae.engine.precision import autocast, pick_device
-from finetune.config import FinetuneConfig
-from finetune.data import open_data
-from finetune.inputs import check_classes, is_own_data, own_config, own_run
-from finetune.measure import measure
-from finetune.network import Trained, open_network
-from finetune.report import write_report
+from fcmae.engine.precision import autocast
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.data import open_data
+from fcmae.finetune.inputs import check_classes, is_own_data, own_config, own_run
+from fcmae.finetune.measure import measure
+from fcmae.finetune.network import Trained, open_network
+from fcmae.finetune.report import write_report
 
 
 def evaluate(
@@ -63,12 +64,12 @@ def evaluate(
         scores = measure(network.model, labelled, reader, confusion=out is not None)
     images = int(scores.images.sum())
     figures = {
-        **scores.figures(),
+        **scores.metrics(),
         "images": images,
         "unreadable": len(labelled.labels) - images,
         "images_per_s": images / (time.monotonic() - started),
     }
-    if out is not None and current_world().is_main:
+    if out is not None and current_world().is_rank_zero:
         write_report(scores, figures, labelled.classes, out)
     return figures
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
-from fcmae.engine.errors import UserError
-from finetune.inputs import ExportFormat, check_export
-from finetune.network import read_weights
-from finetune.resolve import check_image_size
-from models.convnext import ConvNeXt
-from models.formats import to_timm, to_transformers
-from models.weights import Weights, create_model_from
+from fcmae.finetune.inputs import ExportFormat, check_export
+from fcmae.finetune.network import read_weights
+from fcmae.finetune.resolve import check_image_size
+from fcmae.models.convnext import ConvNeXt
+from fcmae.models.formats import to_timm, to_transformers
+from fcmae.models.weights import Weights, create_model_from
 
 Reader = Callable[[Tensor], Tensor]  # what was written, as a function of images: (B, C, H, W) to (B, K)
 
@@ -52,7 +52,7 @@ def export(
     along where known.
 
     Args:
-        weights: whatever `models.weights.load_weights` reads
+        weights: whatever `fcmae.models.weights.load_weights` reads
         format: onnx writes a file for ONNX Runtime; torch one for `torch.export.load`; timm a folder for
             `timm.create_model("local-dir:FOLDER", pretrained=True)`; transformers one for `from_pretrained`
         out: the file or folder to write

@@ -4,15 +4,16 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
+from fcmae.core.device import check_device
+from fcmae.core.errors import UserError
+from fcmae.core.settings import read_settings
 from fcmae.data.classes import find_val_classes, some
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import full_name, is_folder
-from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_device
 from fcmae.engine.run_folder import RunFolder
-from fcmae.engine.settings import read_settings
-from finetune.config import FinetuneConfig
-from finetune.resolve import read_header
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.prepare import index_file
+from fcmae.finetune.resolve import read_header
 
 ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
 
@@ -62,8 +63,6 @@ def is_own_data(data: str | None, run: RunFolder | None) -> bool:
     Raises:
         UserError: the run's settings or lists are damaged
     """
-    from finetune.prepare import index_file  # imports models/, which the command line first sees to be ours
-
     if run is None or data is None:
         return run is not None
     trained_on = own_config(run).data

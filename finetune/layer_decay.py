@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fcmae.engine.optim import is_decayed
-from models.convnext import ConvNeXt
+from fcmae.models.convnext import ConvNeXt
 
 Groups = Literal["single", "group"]
 NUM_GROUPS = 12

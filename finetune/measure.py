@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcmae.core.distributed import sum_over_processes
+from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
-from fcmae.engine.distributed import sum_over_processes
-from fcmae.engine.errors import UserError
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
@@ -54,7 +54,7 @@ class Scores:
         for name in ("top5", "loss", "images", "right", "confusion"):
             setattr(self, name, sum_over_processes(getattr(self, name)))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """top1, top5 and mean_class (mean over the classes that have images) in percent, and val_loss."""
         count = int(self.images.sum())
         present = self.images > 0

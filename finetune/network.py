@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_safetensors
 from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
 from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_safetensors
-from finetune.config import FinetuneConfig, pair
-from finetune.resolve import check_image_size, read_header
-from models.convnext import ConvNeXt, create_model
-from models.storage import read_tensors
-from models.weights import Weights, create_model_from, load_into, load_weights, match_classes
+from fcmae.finetune.config import FinetuneConfig, pair
+from fcmae.finetune.resolve import check_image_size, read_header
+from fcmae.models.convnext import ConvNeXt, create_model
+from fcmae.models.storage import read_tensors
+from fcmae.models.weights import Weights, create_model_from, load_into, load_weights, match_classes
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def build_network(config: FinetuneConfig, classes: list[str]) -> nn.Module:
     Where the weights name the classes of their head, a class of the same name keeps its row.
 
     Args:
-        config: complete, as `finetune.resolve.resolve` gives it
+        config: complete, as `fcmae.finetune.resolve.resolve` gives it
         classes: names of the classes
 
     Raises:
@@ -185,7 +185,7 @@ def open_network(
     """A trained network from a run folder or a file.
 
     Args:
-        path: see `models.weights.load_weights`; files of ours hold timm's networks as well. A checkpoint in
+        path: see `fcmae.load_weights`; files of ours hold timm's networks as well. A checkpoint in
             a run is used as the run's own weights are: their size, statistics and classes, averaged or not
         device: where to compute
         head: whether to have the head; without it the network gives features
@@ -270,7 +270,7 @@ def save_network(
 
 
 def read_weights(path: Path) -> Weights:
-    """Weights as `models.weights.load_weights` reads them.
+    """Weights as `fcmae.models.weights.load_weights` reads them.
 
     Raises:
         UserError: they cannot be read

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcmae.core.device import pick_device
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import FolderSource
 from fcmae.data.index import ImageIndex
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_atomically
-from fcmae.engine.precision import autocast, pick_device
-from finetune.network import Trained, open_network
+from fcmae.engine.precision import autocast
+from fcmae.finetune.network import Trained, open_network
 
 
 def predict(

@@ -5,33 +5,34 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+from fcmae.core.device import check_device
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.classes import find_classes
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.data.index import ImageIndex
 from fcmae.data.names import TIMM, is_folder, short_name
 from fcmae.data.pixels import check_pixels
 from fcmae.engine.config import VOLATILE_IN_ALL
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_checkpoints, check_counts, check_device, check_ranges, free_folder
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import POLICY_CHANNELS, AugmentConfig, FinetuneConfig
-from finetune.resolve import check_image_size, resolve
-from models.sizes import find_size
+from fcmae.finetune.config import POLICY_CHANNELS, AugmentConfig, FinetuneConfig
+from fcmae.finetune.resolve import check_image_size, resolve
+from fcmae.models.sizes import find_size
 
 AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
 BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 
 
-def prepare(config: FinetuneConfig, *, claim: bool = True) -> tuple[FinetuneConfig, RunFolder]:
-    """Complete the settings from the weights to start from, check them, list the images, claim the folder.
+def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneConfig, RunFolder]:
+    """Complete the settings from the weights to start from, check them, list the images, acquire the folder.
 
     Nothing here imports torch, unless --init is a file without our metadata, --model one of timm's, or images
     have to be looked at (see `check_pixels`). The lists of images are kept in the run: a resumed run sees the
     same images and the same split.
 
     Args:
-        claim: false only checks, and writes nothing
+        acquire: false only checks, and writes nothing
 
     Returns:
         the settings with nothing left open, and the folder of the run
@@ -51,10 +52,10 @@ def prepare(config: FinetuneConfig, *, claim: bool = True) -> tuple[FinetuneConf
     check_batch(config, num_images)
     check_checkpoints(run)
     check_timm(config.model or "")
-    if not claim:
+    if not acquire:
         run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
-    run.claim(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
+    run.acquire(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
     for split, index in lists.items():
         index.save(index_file(run, split))
     return config, run
@@ -191,12 +192,12 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
             f"batch size {config.batch_size} does not fit the {num_images} training images of {config.data}: "
             f"choose --batch-size 1 to {num_images}"
         )
-    processes, parts = current_world().size, config.optim.accumulate
+    processes, parts = current_world().size, config.optim.accumulation_steps
     pairs = 2 * processes * parts
     if config.augment.mixes and config.batch_size % pairs:
         raise UserError(
             f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / ({processes} "
-            f"processes x {parts} accumulated parts) must be even: choose a multiple of {pairs}"
+            f"processes x {parts} accumulation steps) must be even: choose a multiple of {pairs}"
         )
 
 

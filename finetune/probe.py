@@ -8,13 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fcmae.core.device import pick_device
+from fcmae.core.distributed import current_world
 from fcmae.data.features import Features, extract_features, knn_accuracy
 from fcmae.data.labelled import open_splits
-from fcmae.engine.distributed import current_world
-from fcmae.engine.precision import autocast, pick_device
-from finetune.collapse import collapse_by_block, draw_collapse
-from finetune.network import open_network
-from models.convnext import ConvNeXt
+from fcmae.engine.precision import autocast
+from fcmae.finetune.collapse import collapse_by_block, draw_collapse
+from fcmae.finetune.network import open_network
+from fcmae.models.convnext import ConvNeXt
 
 COLLAPSE_IMAGES = 64
 
@@ -76,7 +77,7 @@ def probe(
     if isinstance(network.model, ConvNeXt):
         view = next(replace(reader, batch_size=COLLAPSE_IMAGES, workers=0).read_once(splits[1].source))
         figures["collapse"] = collapse_by_block(network.model, view.keep(view.images))
-        if collapse is not None and current_world().is_main:
+        if collapse is not None and current_world().is_rank_zero:
             draw_collapse(figures["collapse"], collapse)
     return figures
 

@@ -14,17 +14,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_atomically
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
 from fcmae.engine.pictures import BLUE, GREY, save_figure
-from finetune.measure import Scores
+from fcmae.finetune.measure import Scores
 
 NUM_WORST = 20
 NAMED_CLASSES = 40  # more names would not be readable beside the matrix
 
 
 def write_report(scores: Scores, figures: dict[str, Any], classes: list[str], out: Path) -> None:
-    """Write figures.json, worst_classes.csv and .png, and confusion.csv and .png where the scores have them.
+    """Write metrics.json, worst_classes.csv and .png, and confusion.csv and .png where the scores have them.
 
     Args:
         scores: of all images
@@ -37,7 +37,7 @@ def write_report(scores: Scores, figures: dict[str, Any], classes: list[str], ou
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with write_atomically(out / "figures.json") as file:
+        with write_atomically(out / "metrics.json") as file:
             file.write((json.dumps(figures, indent=2) + "\n").encode())
         worst = worst_classes(scores, classes)
         rows = [(name, count, f"{share:.2f}", confused) for name, count, share, confused in worst]

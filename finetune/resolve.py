@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fcmae.core.errors import UserError
 from fcmae.data.names import full_name
-from fcmae.engine.errors import UserError
-from finetune.config import POLICY_CHANNELS, RAND_AUGMENT, AugmentConfig, FinetuneConfig
+from fcmae.finetune.config import POLICY_CHANNELS, RAND_AUGMENT, AugmentConfig, FinetuneConfig
+from fcmae.models import header
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +77,13 @@ def describe_init(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or none that holds weights
     """
-    header = read_header(path)
-    if not header:
-        from finetune.network import read_weights  # imports torch
+    known = read_header(path)
+    if not known:
+        from fcmae.finetune.network import read_weights  # imports torch
 
         weights = read_weights(path)
-        header = {"model": weights.model, "options": weights.options}
-    return header
+        known = {"model": weights.model, "options": weights.options}
+    return known
 
 
 def read_header(weights: Path) -> dict[str, Any]:
@@ -91,10 +92,8 @@ def read_header(weights: Path) -> dict[str, Any]:
     Raises:
         UserError: no such weights, damaged ones, or ones of a newer version
     """
-    from models.header import read_header as read  # models/, which the command line first sees to be ours
-
     try:
-        return read(weights)
+        return header.read_header(weights)
     except ValueError as error:
         raise UserError(f"{weights}: {error}") from None
 

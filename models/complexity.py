@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.convnext import create_model
-from models.layouts import create_layout
+from fcmae.models.convnext import create_model
+from fcmae.models.layouts import create_layout
 
 aten = torch.ops.aten
 PRODUCTS = {

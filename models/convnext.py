@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.kernels.choice import autocast_type
-from models.kernels.pointwise import pointwise
-from models.kernels.trial import Call
-from models.layouts import DenseLayout, Layout
-from models.sizes import Size, find_size
+from fcmae.models.kernels.choice import autocast_type
+from fcmae.models.kernels.pointwise import pointwise
+from fcmae.models.kernels.selftest import Call
+from fcmae.models.layouts import DenseLayout, Layout
+from fcmae.models.sizes import Size, find_size
 
 GRNScope = Literal["image", "batch"]
 
@@ -39,7 +39,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Linear(nn.Linear):
-    """A linear layer over channels: see `models.kernels.pointwise`."""
+    """A linear layer over channels: see `fcmae.models.kernels.pointwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return pointwise(x, self.weight, self.bias)
@@ -109,7 +109,7 @@ class Block(nn.Module):
         return x + branch
 
     def kernel_calls(self, height: int, width: int, tiles: bool = False) -> list[Call]:
-        """What the block asks of `models.kernels` for dense maps, or tiles, of so many positions."""
+        """What the block asks of `fcmae.models.kernels` for dense maps, or tiles, of so many positions."""
         channels = self.dwconv.in_channels
         calls = [Call("depthwise_tiles" if tiles else "depthwise_map", height, width, channels)]
         return calls if self.grn is None else [*calls, Call("gelu_grn", 1, 1, 4 * channels)]
@@ -221,7 +221,7 @@ class ConvNeXt(nn.Module):
         return logits
 
     def kernel_calls(self, image_size: tuple[int, int], tiles: bool = False) -> list[Call]:
-        """What the network asks of `models.kernels` for images of a size: of all, or of visible tiles."""
+        """What the network asks of the kernels for images of a size: of all, or of visible tiles."""
         height, width = image_size
         calls = []
         for stage, blocks in enumerate(self.stages.children()):

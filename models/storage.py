@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.header import find_weights, read_header
+from fcmae.models.header import find_weights, read_header
 
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
 AVERAGED = "ema"  # the moving average of the weights in our checkpoints, and before the names of its figures
@@ -21,7 +21,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file under the names they have there, on the CPU, and our metadata where there is any.
 
     Args:
-        path: see `models.header.find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
+        path: see `find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
             in a run that keeps averaged weights, they are read
 
     Raises:

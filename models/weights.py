@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.convnext import ConvNeXt, create_model
-from models.formats import State, to_ours
-from models.sizes import SIZES, Size, find_size
-from models.storage import read_tensors
+from fcmae.models.convnext import ConvNeXt, create_model
+from fcmae.models.formats import State, to_ours
+from fcmae.models.sizes import SIZES, Size, find_size
+from fcmae.models.storage import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Weights:
 
     Args:
         state: tensors under our names, on the CPU; without norm and head where it is a bare encoder
-        model: name of `models.list_models()`: the published size, or any of its generation where `options`
+        model: name of `list_models()`: the published size, or any of its generation where `options`
             give depths and dims
         options: further arguments of `create_model`: in_chans, stem_stride, and depths and dims of a size
             that is not published

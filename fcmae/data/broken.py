@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from fcmae.core.distributed import current_world, gather_lists
 from fcmae.data.dataset import ImageSource
 from fcmae.data.index import ImageIndex
-from fcmae.engine.distributed import current_world, gather_lists
 
 UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are not UTF-8
 
@@ -12,7 +12,7 @@ UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are
 class BrokenList:
     """Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
 
-    The main process writes what it meets at once, and what the others met when they `gather`.
+    Rank zero writes what it meets at once, and what the others met when they `gather`.
 
     Args:
         path: the file; made when the first broken image is met
@@ -41,7 +41,7 @@ class BrokenList:
         new = {name: reason for name, reason in broken if name not in self.names}
         self.names.update(new)
         self._unsent += new.items()
-        if new and current_world().is_main:
+        if new and current_world().is_rank_zero:
             with self.path.open("a", encoding="utf-8", errors=UNDECODED) as file:
                 file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())
 

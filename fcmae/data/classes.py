@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
 
 logger = logging.getLogger(__name__)
 TRAIN_NAMES = ("train", "training")
@@ -191,7 +191,7 @@ def _check_val_images(val: ClassFolders) -> None:
     if not len(val.labels):
         raise UserError(f"{val.index.root} has one image of each class: measuring needs two of some class")
     missing = np.setdiff1d(np.arange(len(val.classes)), val.labels)
-    if len(missing) and current_world().is_main:
+    if len(missing) and current_world().is_rank_zero:
         logger.warning(
             "%s: %d of the %d classes have one image only (%s), which is trained on; they are not measured",
             val.index.root,

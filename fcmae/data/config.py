@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fcmae.engine.errors import UserError
+from fcmae.core.errors import UserError
 
 DIGITS = "digits"  # the name of the built-in data
 NUM_DIGITS = 1797
@@ -15,7 +15,7 @@ class ImagesConfig:
     """Reading and augmenting images.
 
     Args:
-        workers: processes that read images; none chooses by device and cores, 0 reads in the main process
+        workers: processes that read images; none chooses by device and cores, 0 reads in rank zero
         crop_scale: smallest and largest share of an image's area that a random crop takes
         hflip: mirror left to right with probability 1/2
         vflip: mirror top to bottom with probability 1/2
@@ -44,6 +44,6 @@ class ImagesConfig:
                 f"images.crop_scale is {self.crop_scale}: give two shares, 0 < smallest <= largest <= 1"
             )
         if self.workers is not None and self.workers < 0:
-            raise UserError(f"images.workers is {self.workers}: 0 reads in the main process")
+            raise UserError(f"images.workers is {self.workers}: 0 reads in rank zero")
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise UserError(f"images.value_range is {self.value_range}: the first value must be the smaller")

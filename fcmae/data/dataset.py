@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage, read_image
 from fcmae.data.index import ImageIndex
 from fcmae.data.sampler import Key, StepSampler
 from fcmae.data.seeding import seeded
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
 
@@ -117,12 +117,12 @@ class Item:
 
     Args:
         data: what the transform returned
-        shown: the image that was read: another one where the one asked for is broken; a label has to be its
+        source_index: the image that was read, whose label counts; another where the one asked for is broken
         broken: (index, reason) of each image that could not be read on the way
     """
 
     data: Any
-    shown: int
+    source_index: int
     broken: list[tuple[int, str]]
 
 
@@ -132,21 +132,21 @@ class Batch:
 
     Args:
         data: what the transform returned, stacked: a tensor (B, ...), or a list of them
-        shown: int64 (B,), the images that were read
+        source_index: int64 (B,), the images that were read
         broken: (index, reason) of the images that could not be read
     """
 
     data: Any
-    shown: Tensor
+    source_index: Tensor
     broken: list[tuple[int, str]]
 
     def pin_memory(self) -> "Batch":
         """Move images and numbers to memory that a GPU can copy from while it computes."""
-        data, shown = tree_map(Tensor.pin_memory, self.data), self.shown.pin_memory()
-        return replace(self, data=data, shown=shown)
+        data, source_index = tree_map(Tensor.pin_memory, self.data), self.source_index.pin_memory()
+        return replace(self, data=data, source_index=source_index)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move the images to a device, without waiting where they are pinned; `shown` stays on the CPU."""
+        """Move the images to a device, without waiting where they are pinned; indices stay on the CPU."""
         move = partial(Tensor.to, device=device, non_blocking=True)
         return replace(self, data=tree_map(move, self.data))
 
@@ -174,9 +174,9 @@ class ImageDataset(Dataset[Item]):
             UserError: 100 images in a row cannot be read
         """
         epoch, index = key
-        image, shown, broken = self._read_next(index)
+        image, source_index, broken = self._read_next(index)
         with seeded(self.seed, epoch, index):
-            return Item(self.transform(image), shown, broken)
+            return Item(self.transform(image), source_index, broken)
 
     def _read_next(self, index: int) -> tuple[Tensor, int, list[tuple[int, str]]]:
         broken: list[tuple[int, str]] = []
@@ -193,10 +193,10 @@ class ImageDataset(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Stack items to a batch; inside a worker, in memory shared with the main process."""
+    """Stack items to a batch; inside a worker, in memory shared with rank zero."""
     return Batch(
         data=default_collate([item.data for item in items]),
-        shown=torch.tensor([item.shown for item in items]),
+        source_index=torch.tensor([item.source_index for item in items]),
         broken=[report for item in items for report in item.broken],
     )
 
@@ -238,7 +238,7 @@ def make_loader(dataset: ImageDataset, sampler: StepSampler, workers: int, devic
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; the main one decides when reading ends."""
+    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; rank zero decides when reading ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -246,7 +246,7 @@ def _leave_signals_to_main(worker: int) -> None:
 
 
 def _end_when_main_says() -> None:
-    """Wait for a SIGTERM that the main process sends, as it does for workers that outlive their loader."""
+    """Wait for a SIGTERM that rank zero sends, as it does for workers that outlive their loader."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

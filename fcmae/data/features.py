@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcmae.core.distributed import gather_lists
 from fcmae.data.classes import split_by_class
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
-from fcmae.engine.distributed import gather_lists
 
 Features = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and labels (N,)."""

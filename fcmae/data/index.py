@@ -17,9 +17,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_atomically
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
 
 logger = logging.getLogger(__name__)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
@@ -83,7 +83,7 @@ class ImageIndex:
             raise UserError(
                 f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}{remedy}"
             )
-        if passed_over and current_world().is_main:
+        if passed_over and current_world().is_rank_zero:
             logger.warning("%s: passed over %s; %s to have them read", root, passed_over, CONVERT)
         return index
 

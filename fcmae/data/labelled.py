@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as F
 
+from fcmae.core.distributed import from_rank_zero
+from fcmae.core.errors import UserError
 from fcmae.data.classes import ClassFolders, find_classes, split_by_class
 from fcmae.data.config import DIGITS
 from fcmae.data.dataset import ArraySource, FolderSource, ImageSource
 from fcmae.data.decode import PILLOW_MODES, BrokenImage
 from fcmae.data.digits import load_digits_images
 from fcmae.data.names import TIMM, full_name
-from fcmae.engine.distributed import from_main
-from fcmae.engine.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def split_digits(size: int, channels: int, val_fraction: float, seed: int) -> tu
 def from_timm(name: str, root: str | None, split: str, channels: int) -> Labelled:
     """A data set by the name that timm's dataset factory knows, such as torch/cifar10 or hfds/org/name.
 
-    The main process opens, and where needed downloads, it before the others do.
+    Rank zero opens, and where needed downloads, it before the others do.
 
     Args:
         name: timm's name, with its prefix
@@ -80,7 +80,7 @@ def from_timm(name: str, root: str | None, split: str, channels: int) -> Labelle
     if channels not in PILLOW_MODES:
         raise UserError(f"data set {name} is read as images of 1, 3 or 4 channels, not {channels}")
     opened: list[Any] = []
-    from_main(lambda: opened.append(_open_timm(name, root, split, download=name.startswith("torch/"))))
+    from_rank_zero(lambda: opened.append(_open_timm(name, root, split, download=name.startswith("torch/"))))
     dataset = opened[0] if opened else _open_timm(name, root, split, download=False)
     labels = _labels_of(dataset, name)
     return Labelled(_PillowSource(dataset, f"{name} {split}", channels), labels, _classes_of(dataset, labels))

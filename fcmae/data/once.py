@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fcmae.core.distributed import current_world
 from fcmae.data.dataset import ImageSource, Item, Loader, collate
 from fcmae.data.decode import BrokenImage
 from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
-from fcmae.engine.distributed import current_world
 
 NOTHING = -1  # number of a row that holds no image
 
 
 @dataclass(frozen=True)
-class View:
+class EvaluationBatch:
     """A batch of images to look at.
 
     Args:
@@ -62,7 +62,7 @@ class Reader:
     workers: int
     device: torch.device
 
-    def read_once(self, source: ImageSource) -> Iterator[View]:
+    def read_once(self, source: ImageSource) -> Iterator[EvaluationBatch]:
         """This process's share of all images: process r of w reads images r, r + w, r + 2 w and so on.
 
         A broken image, and the filling that gives every process equally many rows (a sharded network needs
@@ -83,17 +83,17 @@ class Reader:
         )
         for batch in Loader(loader):
             images = to_float(batch.to(self.device).data, self.mean, self.std)
-            yield View(images, batch.shown, batch.broken)
+            yield EvaluationBatch(images, batch.source_index, batch.broken)
 
 
-def share_of_batch(batch_size: int, accumulate: int) -> int:
+def share_of_batch(batch_size: int, accumulation_steps: int) -> int:
     """Images that one process of a training holds at a time, at least 1: as many as it may measure at a time.
 
     Args:
-        batch_size: images of one optimiser step, over all processes and accumulated parts
-        accumulate: parts of a step
+        batch_size: images of one optimiser step, over all processes and accumulation steps
+        accumulation_steps: parts of a step
     """
-    return max(1, batch_size // (current_world().size * accumulate))
+    return max(1, batch_size // (current_world().size * accumulation_steps))
 
 
 class _OnceDataset(Dataset[Item]):

@@ -3,8 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
-from fcmae.engine.errors import UserError
 
 TRIES = 8
 USED = 0.25  # share of the range of 16-bit values below which an image would lose what it shows

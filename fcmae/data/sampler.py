@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fcmae.engine.config import TrainingConfig
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 
 Key = tuple[int, int]
 """(epoch, index of the image): what a dataset needs to make one augmented image. Where weights let an epoch
@@ -18,8 +17,9 @@ class StepSampler:
 
     Use it as `batch_sampler` of a DataLoader. An epoch's order is a permutation drawn from (seed, epoch);
     the images that do not fill a last batch are left out of that epoch. Step s of an epoch takes the s-th
-    `batch_size` images of the order, cuts them into `accumulate` micro-batches and each of these into `world`
-    contiguous parts: workers, processes and restarts change nothing about which images meet in a step.
+    `batch_size` images of the order, cuts them into `accumulation_steps` micro-batches and each of these
+    into `world` contiguous parts: workers, processes and restarts change nothing about which images meet in
+    a step.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class StepSampler:
         *,
         total_steps: int,
         start_step: int = 0,
-        accumulate: int = 1,
-        rank: int = 0,
-        world: int = 1,
+        accumulation_steps: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         weights: np.ndarray | None = None,
     ) -> None:
         """Check that the batch can be filled and divided.
@@ -43,24 +43,26 @@ class StepSampler:
             seed: with the epoch, determines the order
             total_steps: optimiser steps of the whole run
             start_step: optimiser steps already done
-            accumulate: micro-batches of one optimiser step
-            rank: this process
-            world: number of processes
+            accumulation_steps: micro-batches of one optimiser step
+            rank: number of this process; by default its own among those of the run
+            world: number of processes; by default those of the run
             weights: (n,), draw an epoch's n images with these chances instead, the same one often or never
 
         Raises:
             UserError: more images in a batch than there are, or a batch that does not divide
         """
+        rank = current_world().rank if rank is None else rank
+        world = current_world().size if world is None else world
         if batch_size < 1 or batch_size > n:
             raise UserError(f"batch size {batch_size} does not fit {n} images: choose 1 to {n}")
-        if batch_size % (world * accumulate):
+        if batch_size % (world * accumulation_steps):
             raise UserError(
-                f"batch size {batch_size} does not divide by {world} processes x {accumulate} accumulated "
-                f"parts: choose a multiple of {world * accumulate}"
+                f"batch size {batch_size} does not divide by {world} processes x {accumulation_steps} "
+                f"accumulation steps: choose a multiple of {world * accumulation_steps}"
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start_step, self.total_steps = start_step, total_steps
-        self.accumulate, self.rank, self.world = accumulate, rank, world
+        self.accumulation_steps, self.rank, self.world = accumulation_steps, rank, world
         self.chances = None if weights is None else weights / weights.sum()
 
     @property
@@ -76,7 +78,7 @@ class StepSampler:
             if epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
             places = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
-            for part in places.reshape(self.accumulate, self.world, -1)[:, self.rank]:
+            for part in places.reshape(self.accumulation_steps, self.world, -1)[:, self.rank]:
                 turns = part + epoch * self.n if self.chances is not None else np.full_like(part, epoch)
                 yield list(zip(turns.tolist(), order[part].tolist(), strict=True))
 
@@ -86,25 +88,3 @@ class StepSampler:
         if self.chances is not None:
             return generator.choice(self.n, self.n, p=self.chances)
         return generator.permutation(self.n)
-
-
-def training_sampler(
-    config: TrainingConfig, n: int, start_step: int, total_steps: int, weights: np.ndarray | None = None
-) -> StepSampler:
-    """This process's batches of a training on n images, see `StepSampler`.
-
-    Raises:
-        UserError: a batch that the images cannot fill, or that does not divide
-    """
-    world = current_world()
-    return StepSampler(
-        n,
-        config.batch_size,
-        config.seed,
-        start_step=start_step,
-        total_steps=total_steps,
-        accumulate=config.optim.accumulate,
-        rank=world.rank,
-        world=world.size,
-        weights=weights,
-    )

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
+from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
-from fcmae.engine.errors import UserError
 
 Size = tuple[int, int]
 Transform = Callable[[Tensor], Tensor]

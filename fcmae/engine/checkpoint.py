@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import TEMPORARY_SUFFIX, replace_durably, write_atomically
+from fcmae.core.errors import UserError
+from fcmae.core.files import TEMPORARY_SUFFIX, replace_durably, write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from fcmae.engine.errors import UserError
+from fcmae.core.errors import UserError
 
 # What may differ when any run is resumed: where and how it runs, not what it computes.
 VOLATILE_IN_ALL = (
@@ -28,7 +28,7 @@ class OptimConfig:
         step_epochs: length of one step of the step schedule, in epochs
         step_gamma: factor of one step of the step schedule
         clip_grad: largest gradient norm (L2 over all parameters); none clips nothing
-        accumulate: parts a batch is cut into, one after another, to save memory
+        accumulation_steps: parts a batch is cut into, one after another, to save memory
     """
 
     base_lr: float = 1.5e-4
@@ -41,7 +41,7 @@ class OptimConfig:
     step_epochs: float = 30.0
     step_gamma: float = 0.1
     clip_grad: float | None = None
-    accumulate: int = 1
+    accumulation_steps: int = 1
 
     def check(self, epochs: int, batch_size: int) -> None:
         """Refuse settings that no run of this many epochs and this batch size can mean.
@@ -49,14 +49,14 @@ class OptimConfig:
         Raises:
             UserError: a rate or a count that is not positive, a warm-up longer than the run, or unequal parts
         """
-        for name in ("base_lr", "lr", "clip_grad", "accumulate", "step_epochs", "step_gamma"):
+        for name in ("base_lr", "lr", "clip_grad", "accumulation_steps", "step_epochs", "step_gamma"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"optim.{name} is {value}: it must be above 0")
-        if batch_size % self.accumulate:
+        if batch_size % self.accumulation_steps:
             raise UserError(
-                f"batch_size {batch_size} cannot be cut into optim.accumulate = {self.accumulate} equal "
-                "parts: choose a multiple"
+                f"batch_size {batch_size} cannot be cut into {self.accumulation_steps} equal micro-batches "
+                "(optim.accumulation_steps): choose a multiple"
             )
         for name in ("min_lr", "weight_decay", "warmup_epochs"):
             value = getattr(self, name)
@@ -118,7 +118,7 @@ class TrainingConfig(Protocol):
 
     Args:
         epochs: epochs of the whole run
-        batch_size: images of one optimiser step, over all processes and accumulated parts
+        batch_size: images of one optimiser step, over all processes and accumulation steps
         seed: of whatever a step draws, dropout and drop path for example
         optim: optimiser and schedule
         loop: precision, and what is written when

@@ -21,9 +21,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.engine.config import LoopConfig
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
 from fcmae.engine.task import Task
 
 FULL = StateDictOptions(full_state_dict=True)
@@ -101,7 +101,7 @@ class ParallelTask:
         self.task.model = whole.to(self.device)
 
     def state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """State of task and optimiser, whole and on the CPU of the main process, under names that do not
+        """State of task and optimiser, whole and on the CPU of rank zero, under names that do not
         depend on how the run is spread. All processes have to call it."""
         model = self.task.model
         return {

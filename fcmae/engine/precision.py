@@ -1,37 +1,8 @@
-"""The device a run computes on, and the arithmetic it computes in."""
+"""The arithmetic that a run computes in: float32, or autocast to half precision."""
 
 import torch
 
-from fcmae.engine.errors import UserError
-from fcmae.engine.preflight import check_device_name
-
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is really there; a GPU that is named becomes the current one.
-
-    Args:
-        name: auto (cuda where there is one, else mps, else cpu), cpu, cuda, cuda:N or mps
-
-    Raises:
-        UserError: the name is unknown or the device is absent
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    check_device_name(name)
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if count == 0:
-            raise UserError(f"--device {name}: no CUDA device is visible here; use --device cpu")
-        if (device.index or 0) >= count:
-            raise UserError(f"--device {name}: the CUDA devices here are cuda:0 to cuda:{count - 1}")
-        if device.index is not None:
-            torch.cuda.set_device(device)  # else what names no device, a kernel say, would run on cuda:0
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: no MPS device is available here; use --device cpu")
-    return device
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

@@ -1,20 +1,16 @@
-"""What every run looks at before torch is imported: the device, checkpoints, a free folder."""
+"""What every run looks at before torch is imported: counts, checkpoints, a free folder."""
 
-import ctypes
 import itertools
 import logging
-import re
-import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fcmae.engine.errors import UserError
+from fcmae.core.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 SHOWN = 3  # differences from another run that a message lists
 
 
@@ -41,34 +37,6 @@ def check_ranges(seed: int, drop_path_rate: float) -> None:
         raise UserError(f"network.drop_path_rate is {drop_path_rate:g}: it must be at least 0, and below 1")
 
 
-def check_device_name(name: str) -> None:
-    """Refuse what is not the name of a device of this kind of machine.
-
-    Raises:
-        UserError: see above
-    """
-    if not DEVICE.fullmatch(name):
-        raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda, cuda:N or mps")
-    if name == "mps" and sys.platform != "darwin":
-        raise UserError("--device mps: only macOS has it; use --device cpu or auto")
-
-
-def check_device(name: str) -> None:
-    """Refuse an unknown device, and one this machine cannot have; what torch makes of it is checked later.
-
-    Raises:
-        UserError: see above
-    """
-    check_device_name(name)
-    if name.startswith("cuda") and sys.platform == "linux":
-        try:
-            ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            raise UserError(
-                f"--device {name}: this machine has no CUDA driver (libcuda.so.1); use --device cpu or auto"
-            ) from None
-
-
 def check_checkpoints(run: RunFolder) -> None:
     """Refuse to resume where no file under checkpoints/ can be a checkpoint (a torch.save file is a zip).
 
@@ -91,7 +59,7 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
 
     Args:
         name: what the run is called, such as digits-convnextv2_atto
-        config, volatile: as for `RunFolder.claim`
+        config, volatile: as for `RunFolder.acquire`
         resume: whether a run with these settings may be continued
     """
     volatile = tuple(volatile)

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from fcmae.engine.distributed import current_world
-from fcmae.engine.errors import UserError
-from fcmae.engine.files import write_atomically
+from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +22,7 @@ ABSENT = "absent"
 
 
 class RunFolder:
-    """The folder of one run. Only the main process of a run writes to it.
+    """The folder of one run. Only rank zero of a run writes to it.
 
     Args:
         path: the folder; made where it is missing
@@ -41,7 +41,7 @@ class RunFolder:
         self._purge_step = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What other processes of the run get: not the lock, which the main one holds, and not its files."""
+        """What other processes of the run get: not the lock, which rank zero holds, and not its files."""
         state = {**vars(self), "_lock": None}
         state.pop("_tensorboard", None)
         return state
@@ -54,7 +54,7 @@ class RunFolder:
     def check(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Refuse a folder that cannot be this run's own, and write nothing.
 
-        Args, Returns: see `claim`
+        Args, Returns: see `acquire`
 
         Raises:
             UserError: the folder holds another run or something that is no run
@@ -75,7 +75,7 @@ class RunFolder:
             )
         return resumed
 
-    def claim(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+    def acquire(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Make the folder this run's own, and save the run's settings in it.
 
         Args:
@@ -90,7 +90,7 @@ class RunFolder:
             UserError: the folder cannot be written, is in use, or see `check`
         """
         resumed = self.check(config, volatile, resume=resume)
-        if current_world().is_main:
+        if current_world().is_rank_zero:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
@@ -120,7 +120,7 @@ class RunFolder:
             finished_epochs: epochs whose `epoch_loss` was logged before it
         """
         self._purge_step = step + 1
-        if not current_world().is_main or not self.log_file.exists():
+        if not current_world().is_rank_zero or not self.log_file.exists():
             return
         kept = [
             record
@@ -136,7 +136,7 @@ class RunFolder:
         Args:
             record: has a `step`; what is not finite is written as null
         """
-        if not current_world().is_main:
+        if not current_world().is_rank_zero:
             return
         with self.log_file.open("a", encoding="utf-8") as file:
             file.write(_json_line(record))
@@ -161,7 +161,7 @@ class RunFolder:
         """Draw what the log holds so far; `score` is the figure that chooses the best epoch."""
         from fcmae.engine.pictures import draw_curves  # needs matplotlib and torch
 
-        if current_world().is_main:
+        if current_world().is_rank_zero:
             draw_curves(self.records(), self.curves, score)
 
     @cached_property
@@ -174,7 +174,7 @@ class RunFolder:
         """How the run in this folder differs from one with these settings, a sentence for each key.
 
         Args:
-            config, volatile: see `claim`
+            config, volatile: see `acquire`
 
         Raises:
             UserError: config.yaml is not the configuration of a run

@@ -18,7 +18,7 @@ def learning_rate(
     Args:
         step: optimiser steps done before this one, so 0 for the first
         config: base rate, warm-up and schedule
-        batch_size: images of one optimiser step, over all processes and accumulated parts
+        batch_size: images of one optimiser step, over all processes and accumulation steps
         steps_per_epoch: optimiser steps of one epoch
         epochs: epochs of the whole run
 

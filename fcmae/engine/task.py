@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.kernels.trial import Call
+from fcmae.models.kernels.selftest import Call
 
 
 class Task(ABC):
@@ -24,7 +24,7 @@ class Task(ABC):
     steps_per_epoch: int
 
     def kernel_calls(self) -> list[Call]:
-        """What the model asks of `models.kernels`: tried on the device before a run trusts it."""
+        """What the model asks of `fcmae.models.kernels`: tried on the device before a run trusts it."""
         return []
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
-        """The micro-batches of optimiser steps start_step .. total_steps - 1, `accumulate` of them a step."""
+        """The micro-batches of steps start_step .. total_steps - 1, `accumulation_steps` of them a step."""
 
     @abstractmethod
     def step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,7 +54,7 @@ class Task(ABC):
         """Follow optimiser step number `step` (from 1): the place for a moving average of the weights."""
 
     def saved(self, state: dict[str, Any], best: bool) -> None:  # noqa: B027  most tasks have nothing to add
-        """Follow a checkpoint, in the main process alone: the place to write what others use a run for.
+        """Follow a checkpoint, in rank zero alone: the place to write what others use a run for.
 
         Args:
             state: what the checkpoint holds

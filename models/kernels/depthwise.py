@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels.choice import Impl, autocast_type, use_triton
+from fcmae.models.kernels.choice import Impl, autocast_type, use_triton
 
 LARGEST_TILE = 8  # side that the Triton kernels take
 MAP_TILES = (8, 4, 7, 6, 5)  # side of a dense map's tiles: the first that divides it; smaller ones do not pay
@@ -33,11 +33,11 @@ def depthwise_tiles(
         bias: (C,)
         table: (T, q, q) int64, the row of x, flattened to (T * p * p, C), at each position of a tile and its
             halo; T * p * p stands for a zero
-        impl: see `models.kernels.choice`
+        impl: see `fcmae.models.kernels.choice`
     """
     x = _as_autocast(x)
     if use_triton(impl, x, _refusal(x.shape[-2], weight.shape[-1])):
-        from models.kernels.depthwise_triton import depthwise
+        from fcmae.models.kernels.depthwise_triton import depthwise
 
         return depthwise(x, weight, bias, table, x.shape[-2])
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -51,14 +51,14 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
     Args:
         weight: (C, 1, k, k) with odd k
         bias: (C,)
-        impl: see `models.kernels.choice`
+        impl: see `fcmae.models.kernels.choice`
     """
     side = map_tile(x.shape[1], x.shape[2])
     refusal = _refusal(side, weight.shape[-1])
     if side == 0:
         refusal = f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
     if use_triton(impl, _as_autocast(x), refusal):
-        from models.kernels.depthwise_triton import depthwise
+        from fcmae.models.kernels.depthwise_triton import depthwise
 
         return depthwise(_as_autocast(x), weight, bias, None, side)
     padding = weight.shape[-1] // 2

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels.choice import Impl, use_triton
+from fcmae.models.kernels.choice import Impl, use_triton
 
 EPS = 1e-6
 
@@ -28,11 +28,11 @@ def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, i
 
     Args:
         over_batch: normalise all images together, not each by itself
-        impl: see `models.kernels.choice`
+        impl: see `fcmae.models.kernels.choice`
     """
     groups = x.reshape(1 if over_batch else x.shape[0], -1, x.shape[-1])
     if use_triton(impl, x):
-        from models.kernels import grn_triton
+        from fcmae.models.kernels import grn_triton
 
         return grn_triton.gelu_grn(groups, gamma, beta).view(x.shape)
     return global_response_norm(F.gelu(groups), gamma, beta).view(x.shape)

@@ -17,14 +17,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels.grn import response, scale_and_slope
+from fcmae.models.kernels.grn import response, scale_and_slope
 
 ROWS, CHANNELS = 32, 64  # of a block: lines of 128 bytes in half precision
 SUMMED_ROWS = 512  # of a program that sums; the parts are added up in a fixed order
 
 
 def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """GRN of gelu(x): see `models.kernels.grn.gelu_grn`."""
+    """GRN of gelu(x): see `fcmae.models.kernels.grn.gelu_grn`."""
     out: Tensor = _GeluGRN.apply(x.contiguous(), gamma, beta)
     return out
 

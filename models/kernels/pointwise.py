@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels.choice import autocast_type
+from fcmae.models.kernels.choice import autocast_type
 
 FEWEST_MACS = 2**23  # multiply-adds from which the convolution's set-up pays
 FEWEST_ROWS = 256  # from which it pays to rearrange the weight first

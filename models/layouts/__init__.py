@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from models.layouts.base import Layout
-from models.layouts.dense import DenseLayout
-from models.layouts.masked import MaskedLayout
-from models.layouts.minkowski import MinkowskiLayout
-from models.layouts.tiles import TilesLayout
+from fcmae.models.layouts.base import Layout
+from fcmae.models.layouts.dense import DenseLayout
+from fcmae.models.layouts.masked import MaskedLayout
+from fcmae.models.layouts.minkowski import MinkowskiLayout
+from fcmae.models.layouts.tiles import TilesLayout
 
 SPARSE_LAYOUTS = ("tiles", "masked", "minkowski")
 

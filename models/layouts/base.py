@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels.grn import response
+from fcmae.models.kernels.grn import response
 
 
 class Layout(ABC):

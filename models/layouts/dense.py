@@ -6,9 +6,9 @@ Shapes: B batch, C channels, H W positions.
 import torch
 from torch import Tensor, nn
 
-from models.kernels.depthwise import depthwise_map
-from models.kernels.grn import gelu_grn, sum_type
-from models.layouts.base import Layout
+from fcmae.models.kernels.depthwise import depthwise_map
+from fcmae.models.kernels.grn import gelu_grn, sum_type
+from fcmae.models.layouts.base import Layout
 
 
 class DenseLayout(Layout):

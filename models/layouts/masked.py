@@ -9,8 +9,8 @@ Shapes: B batch, C channels, H W positions, h w patches.
 import torch
 from torch import Tensor, nn
 
-from models.layouts.base import Layout, spread_mask
-from models.layouts.dense import DenseLayout
+from fcmae.models.layouts.base import Layout, spread_mask
+from fcmae.models.layouts.dense import DenseLayout
 
 
 class MaskedLayout(DenseLayout):

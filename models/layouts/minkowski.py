@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.kernels.grn import sum_type
-from models.layouts.base import Layout, spread_mask
+from fcmae.models.kernels.grn import sum_type
+from fcmae.models.layouts.base import Layout, spread_mask
 
 INSTALL = "layout 'minkowski' needs MinkowskiEngine 0.5.4: the README says how to build it (section Layouts)"
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels.choice import use_triton
-from models.kernels.depthwise import depthwise_tiles
-from models.kernels.grn import gelu_grn, sum_type
-from models.kernels.pointwise import pointwise
-from models.kernels.rows import gather_rows, scatter_rows
-from models.layouts.base import Layout
+from fcmae.models.kernels.choice import use_triton
+from fcmae.models.kernels.depthwise import depthwise_tiles
+from fcmae.models.kernels.grn import gelu_grn, sum_type
+from fcmae.models.kernels.pointwise import pointwise
+from fcmae.models.kernels.rows import gather_rows, scatter_rows
+from fcmae.models.layouts.base import Layout
 
 SMALL_TILE = 2  # side up to which the dense map is faster in PyTorch; see docs/performance.md
 

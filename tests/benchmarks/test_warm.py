@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.kernels.choice import OLDEST_TRITON, triton_version
-from models.kernels.trial import Call
+from fcmae.models.kernels.choice import OLDEST_TRITON, triton_version
+from fcmae.models.kernels.selftest import Call
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fcmae.core.distributed import joined
 from fcmae.data.broken import BrokenList, count_broken
 from fcmae.data.dataset import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
-from fcmae.engine.distributed import joined
 
 SOURCE = ArraySource(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), "image")
 
@@ -41,7 +41,7 @@ def test_names_that_are_not_utf8_are_listed_once_byte_for_byte(tmp_path: Path) -
 
 
 def meet_broken_images(rank: int, port: int, path: Path) -> None:
-    """Each of two processes meets image 4 and one of its own; only the main one may write."""
+    """Each of two processes meets image 4 and one of its own; only rank zero may write."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     with joined("cpu", 1.0):
         broken = BrokenList(path)

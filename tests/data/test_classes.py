@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcmae.core.errors import UserError
 from fcmae.data.classes import ClassFolders, find_classes, find_val_classes, split_by_class
 from fcmae.data.index import ImageIndex
-from fcmae.engine.errors import UserError
 
 
 @pytest.fixture(autouse=True)

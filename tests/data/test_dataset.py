@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fcmae.core.distributed import World
+from fcmae.core.errors import UserError
 from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
 from fcmae.data.decode import BrokenImage
 from fcmae.data.index import ImageIndex
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import random_crop_flip
-from fcmae.engine.distributed import World
-from fcmae.engine.errors import UserError
 
 CPU = torch.device("cpu")
 N = 20
@@ -71,7 +71,7 @@ def pixels(batches: list[Batch]) -> Tensor:
 def test_batches_are_the_same_for_any_number_of_workers(folder: Path) -> None:
     alone, helped = batches(folder), batches(folder, workers=2)
     assert torch.equal(pixels(alone), pixels(helped))
-    assert [b.shown.tolist() for b in alone] == [b.shown.tolist() for b in helped]
+    assert [b.source_index.tolist() for b in alone] == [b.source_index.tolist() for b in helped]
 
 
 def test_batches_are_the_same_after_a_start_in_the_middle(folder: Path) -> None:
@@ -104,9 +104,9 @@ def test_a_broken_file_changes_only_its_own_item(folder: Path, workers: int) -> 
     (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:500])
     harmed = batches(folder, workers=workers)
     for before, after in zip(whole, harmed, strict=True):
-        is_broken = before.shown == 7
+        is_broken = before.source_index == 7
         assert torch.equal(before.data[~is_broken], after.data[~is_broken])
-        assert torch.equal(after.shown, torch.where(is_broken, 8, before.shown))
+        assert torch.equal(after.source_index, torch.where(is_broken, 8, before.source_index))
         assert [index for index, _ in after.broken] == [7] * int(is_broken.sum())
     assert any(batch.broken for batch in harmed)
 
@@ -115,7 +115,7 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one() -> None:
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     dataset = ImageDataset(PartlyBroken(images, {0, 3, 4}), lambda image: image, seed=0)
     item = dataset[0, 3]
-    assert (item.shown, int(item.data)) == (1, 1)
+    assert (item.source_index, int(item.data)) == (1, 1)
     assert [index for index, _ in item.broken] == [3, 4, 0]
     assert "is damaged" in item.broken[0][1]
 

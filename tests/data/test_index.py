@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
-from fcmae.engine.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
 from fcmae.data.labelled import from_timm, open_splits, split_digits
-from fcmae.engine.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_only_the_main_process_downloads_and_opens_it_once(
     calls = factory(Table([1, 0]))
     from_timm("torch/name", None, "train", 3)
     assert [call["download"] for call in calls] == [True]
-    monkeypatch.setattr("fcmae.data.labelled.from_main", lambda make: None)  # as in the other processes
+    monkeypatch.setattr("fcmae.data.labelled.from_rank_zero", lambda make: None)  # as in the other processes
     from_timm("torch/name", None, "train", 3)
     assert [call["download"] for call in calls] == [True, False]
 

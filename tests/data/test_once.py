@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 import fcmae.data.once
+from fcmae.core.distributed import World
 from fcmae.data.dataset import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.once import Reader
-from fcmae.engine.distributed import World
 
 N = 11
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
 from fcmae.data.pixels import check_pixels
-from fcmae.engine.errors import UserError
 
 Range = tuple[int, int]
 

@@ -7,20 +7,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fcmae.core.distributed import World
+from fcmae.core.errors import UserError
 from fcmae.data.sampler import Key, StepSampler, training_sampler
 from fcmae.engine.config import OptimConfig
-from fcmae.engine.distributed import World
-from fcmae.engine.errors import UserError
 
 
 def joined(parts: Iterable[list[Key]]) -> list[Key]:
     return list(chain.from_iterable(parts))
 
 
-def steps(total: int = 10, accumulate: int = 1, **options: int) -> list[list[Key]]:
+def steps(total: int = 10, accumulation_steps: int = 1, **options: int) -> list[list[Key]]:
     """The keys of each optimiser step of one process: 12 of 50 images."""
-    parts = list(StepSampler(50, 12, 7, total_steps=total, accumulate=accumulate, **options))
-    return [joined(parts[i : i + accumulate]) for i in range(0, len(parts), accumulate)]
+    parts = list(StepSampler(50, 12, 7, total_steps=total, accumulation_steps=accumulation_steps, **options))
+    return [joined(parts[i : i + accumulation_steps]) for i in range(0, len(parts), accumulation_steps)]
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_drops_what_does_not_fill_a_batch() -> None:
@@ -43,16 +43,18 @@ def test_a_late_start_continues_the_same_steps(start: int) -> None:
     assert steps(start_step=start) == steps()[start:]
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 3), (2, 1), (2, 3), (4, 1), (3, 4)])
-def test_processes_and_parts_share_the_images_of_each_step(world: int, accumulate: int) -> None:
-    shares = [steps(rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
+@pytest.mark.parametrize(("world", "accumulation_steps"), [(1, 3), (2, 1), (2, 3), (4, 1), (3, 4)])
+def test_processes_and_parts_share_the_images_of_each_step(world: int, accumulation_steps: int) -> None:
+    shares = [steps(rank=rank, world=world, accumulation_steps=accumulation_steps) for rank in range(world)]
     for step, whole in enumerate(steps()):
         assert sorted(joined(share[step] for share in shares)) == sorted(whole)
         assert {len(share[step]) for share in shares} == {12 // world}
 
 
 def test_the_ranks_of_a_micro_batch_are_its_contiguous_parts() -> None:
-    samplers = [StepSampler(50, 12, 7, total_steps=1, accumulate=2, rank=rank, world=3) for rank in range(3)]
+    samplers = [
+        StepSampler(50, 12, 7, total_steps=1, accumulation_steps=2, rank=rank, world=3) for rank in range(3)
+    ]
     first, second = zip(*samplers, strict=True)
     assert joined([*first, *second]) == steps(total=1)[0]
 
@@ -80,8 +82,8 @@ def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
 
 def test_a_training_takes_the_batches_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcmae.data.sampler.current_world", lambda: World(rank=1, size=3))
-    config = SimpleNamespace(batch_size=12, seed=7, optim=OptimConfig(accumulate=2))
+    config = SimpleNamespace(batch_size=12, seed=7, optim=OptimConfig(accumulation_steps=2))
     ours = training_sampler(config, 50, 3, 9)
     assert list(ours) == list(
-        StepSampler(50, 12, 7, start_step=3, total_steps=9, accumulate=2, rank=1, world=3)
+        StepSampler(50, 12, 7, start_step=3, total_steps=9, accumulation_steps=2, rank=1, world=3)
     )

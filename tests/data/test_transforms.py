@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from fcmae.core.errors import UserError
 from fcmae.data.seeding import seeded
 from fcmae.data.transforms import (
     IMAGENET_MEAN,
@@ -17,7 +18,6 @@ from fcmae.data.transforms import (
     resize_center_crop,
     to_float,
 )
-from fcmae.engine.errors import UserError
 
 
 def picture(channels: int, height: int, width: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import create_model
+from fcmae import create_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "detection.md"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from fcmae.core.errors import UserError
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
-from fcmae.engine.errors import UserError
 
 
 def state(value: float) -> dict[str, Any]:

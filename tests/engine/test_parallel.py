@@ -47,8 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_parallel_toy(folder / "one-ddp", ParallelToy(**stops))
     stops_at_last_rank = {"event": (1, STOP), "what": signal.SIGUSR2}
     scenarios: list[Scenario] = [
-        (folder / "ddp", {"accumulate": 2}, {}),
-        (folder / "fsdp", {"accumulate": 2}, FSDP),
+        (folder / "ddp", {"accumulation_steps": 2}, {}),
+        (folder / "fsdp", {"accumulation_steps": 2}, FSDP),
         (folder / "bf16", {}, {"reduce_dtype": "bf16"}),
         (folder / "fsdp-bf16", {}, {"reduce_dtype": "bf16", **FSDP}),
         (folder / "one-fsdp", {}, FSDP),

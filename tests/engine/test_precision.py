@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fcmae.engine.errors import UserError
-from fcmae.engine.precision import autocast, choose_precision, loss_scaler, pick_device
+from fcmae.core.device import pick_device
+from fcmae.core.errors import UserError
+from fcmae.engine.precision import autocast, choose_precision, loss_scaler
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fcmae.engine.errors import UserError
+from fcmae.core.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 
 CONFIG = {"model": "atto", "betas": (0.9, 0.95), "out": Path("somewhere"), "loop": {"keep": 2}, "clip": None}
@@ -24,20 +24,20 @@ def changed(**changes: Any) -> dict[str, Any]:
 def started(path: Path) -> None:
     """A run that has logged its first step."""
     run = RunFolder(path)
-    run.claim(CONFIG)
+    run.acquire(CONFIG)
     run.log({"step": 1, "loss": 1.0})
 
 
 def test_new_folder_holds_the_config(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a" / "b")
-    assert run.claim(CONFIG) is False
+    assert run.acquire(CONFIG) is False
     assert yaml.safe_load(run.config.read_text()) == changed(betas=[0.9, 0.95], out="somewhere")
 
 
 def test_same_run_is_resumed_and_volatile_keys_may_change(tmp_path: Path) -> None:
     started(tmp_path)
     again = changed(out=Path("elsewhere"), loop={"keep": 5})
-    assert RunFolder(tmp_path).claim(again, VOLATILE) is True
+    assert RunFolder(tmp_path).acquire(again, VOLATILE) is True
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loop"] == {"keep": 5}
 
 
@@ -46,7 +46,7 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
     before = (tmp_path / "config.yaml").read_bytes()
     other = changed(model="tiny", clip=1.0, loop={"keep": 3}, seed=1)
     with pytest.raises(UserError, match="different run") as caught:
-        RunFolder(tmp_path).claim(other, VOLATILE)
+        RunFolder(tmp_path).acquire(other, VOLATILE)
     message = str(caught.value)
     for part in (
         "model is atto there and tiny here",
@@ -59,9 +59,9 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
 
 
 def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
-    RunFolder(tmp_path).claim(CONFIG)
+    RunFolder(tmp_path).acquire(CONFIG)
     (tmp_path / "images.npz").touch()
-    assert RunFolder(tmp_path).claim(changed(model="tiny")) is False
+    assert RunFolder(tmp_path).acquire(changed(model="tiny")) is False
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"] == "tiny"
 
 
@@ -69,39 +69,41 @@ def test_somebody_elses_config_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("site: mine")
     (tmp_path / "index.html").touch()
     with pytest.raises(UserError, match="not empty, and not a run"):
-        RunFolder(tmp_path).claim(CONFIG)
+        RunFolder(tmp_path).acquire(CONFIG)
     assert (tmp_path / "config.yaml").read_text() == "site: mine"
 
 
 def test_existing_run_is_refused_when_not_resuming(tmp_path: Path) -> None:
     started(tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
-        RunFolder(tmp_path).claim(CONFIG, resume=False)
+        RunFolder(tmp_path).acquire(CONFIG, resume=False)
 
 
 def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="not empty, and not a run"):
-        RunFolder(tmp_path).claim(CONFIG)
+        RunFolder(tmp_path).acquire(CONFIG)
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
 def test_config_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml is not a run's configuration"):
-        RunFolder(tmp_path).claim(CONFIG)
+        RunFolder(tmp_path).acquire(CONFIG)
 
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(tmp_path / "file" / "run").claim(CONFIG)
+        RunFolder(tmp_path / "file" / "run").acquire(CONFIG)
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim({"a": 1})
-    program = f"from fcmae.engine.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).claim({{'a': 1}})"
+    run.acquire({"a": 1})
+    program = (
+        f"from fcmae.engine.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).acquire({{'a': 1}})"
+    )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "UserError" in other.stderr
     assert "another process is training there" in other.stderr
@@ -109,7 +111,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
 
 def test_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim(CONFIG)
+    run.acquire(CONFIG)
     run.start_log(0, 0)
     for step in (10, 20, 30):
         run.log({"step": step, "epoch": step / 20, "loss": 1.0})
@@ -126,7 +128,7 @@ def test_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
 
 def test_log_is_strict_json_and_reaches_tensorboard(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim(CONFIG)
+    run.acquire(CONFIG)
     run.start_log(0, 0)
     run.log({"step": 1, "loss": 0.5, "grad_norm": float("nan"), "files": ["a.jpg"]})
     line = run.log_file.read_text()

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcmae.core.distributed import current_world, from_rank_zero, joined, mean_over_processes
+from fcmae.core.errors import UserError
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.distributed import current_world, from_main, joined, mean_over_processes
-from fcmae.engine.errors import UserError
-from fcmae.engine.loop import train
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
+from fcmae.engine.trainer import train
 
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
@@ -51,7 +51,7 @@ class ParallelToy(Task):
     """Regress the largest of six numbers; which samples make up a step does not depend on the processes.
 
     Args:
-        accumulate: micro-batches of a step
+        accumulation_steps: micro-batches of a step
         event: rank and step at which something happens
         what: `nan`, or the number of a signal that the process sends itself
     """
@@ -59,11 +59,11 @@ class ParallelToy(Task):
     steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(
-        self, accumulate: int = 1, event: tuple[int, int] | None = None, what: str | int = "nan"
+        self, accumulation_steps: int = 1, event: tuple[int, int] | None = None, what: str | int = "nan"
     ) -> None:
         torch.manual_seed(0)
         self.model = Network()
-        self.accumulate, self.event, self.what = accumulate, event, what
+        self.accumulation_steps, self.event, self.what = accumulation_steps, event, what
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         first, *others = self.model.parameters()
@@ -76,7 +76,7 @@ class ParallelToy(Task):
         world = current_world()
         for step in range(start_step, total_steps):
             numbers = torch.rand(BATCH, 6, generator=torch.Generator().manual_seed(step))
-            for part in numbers.view(self.accumulate, world.size, -1, 6)[:, world.rank]:
+            for part in numbers.view(self.accumulation_steps, world.size, -1, 6)[:, world.rank]:
                 yield step + 1, part
 
     def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,13 +102,15 @@ class ParallelToy(Task):
 def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summary, dict[str, Tensor]]:
     """Train it; returns the summary, and the weights that the task is left with."""
     run = RunFolder(folder)
-    if current_world().is_main:
-        run.claim({"task": "parallel toy"})
+    if current_world().is_rank_zero:
+        run.acquire({"task": "parallel toy"})
     config = SimpleNamespace(
         epochs=EPOCHS,
         batch_size=BATCH,
         seed=1,
-        optim=OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulate=task.accumulate),
+        optim=OptimConfig(
+            lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps
+        ),
         loop=LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop}),
     )
     summary = train(task, config, device=torch.device("cpu"), run=run)
@@ -169,9 +171,9 @@ def refuse_in_processes(size: int) -> list[int]:
 def _refuse(rank: int, size: int, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
     with joined("cpu", 1.0):
-        from_main(_find_something_wrong)
+        from_rank_zero(_find_something_wrong)
 
 
 def _find_something_wrong() -> None:
-    assert current_world().is_main
+    assert current_world().is_rank_zero
     raise UserError("something is wrong")

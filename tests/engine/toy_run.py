@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.loop import train
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
+from fcmae.engine.trainer import train
 
 STEPS_PER_EPOCH = 5
 EPOCHS = 3
@@ -24,7 +24,7 @@ class ToyTask(Task):
     """Regress the mean of small random images with a convolution, a norm and dropout.
 
     Args:
-        accumulate: micro-batches of a step
+        accumulation_steps: micro-batches of a step
         poison: number of the step, from 1, whose loss or gradient is not finite
         poison_gradient: whether it is the gradient alone
         signal_after: number of the step during which the process signals itself, and the signal
@@ -34,7 +34,7 @@ class ToyTask(Task):
 
     def __init__(
         self,
-        accumulate: int = 1,
+        accumulation_steps: int = 1,
         poison: int | None = None,
         poison_gradient: bool = False,
         signal_after: tuple[int, int] | None = None,
@@ -43,7 +43,11 @@ class ToyTask(Task):
         layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)]
         self.model = nn.Sequential(*layers, nn.Linear(4 * 36, 1))
         self.average = self.model[0].weight.detach().clone()
-        self.accumulate, self.poison, self.poison_gradient = accumulate, poison, poison_gradient
+        self.accumulation_steps, self.poison, self.poison_gradient = (
+            accumulation_steps,
+            poison,
+            poison_gradient,
+        )
         self.signal_after = signal_after
         self.evaluated: list[int] = []
 
@@ -58,7 +62,7 @@ class ToyTask(Task):
         for step in range(start_step, total_steps):
             generator = torch.Generator().manual_seed(step)
             images = torch.rand(BATCH, 1, 8, 8, generator=generator)
-            for part in images.chunk(self.accumulate):
+            for part in images.chunk(self.accumulation_steps):
                 yield step + 1, part
 
     def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,13 +106,13 @@ def run_toy(
 ) -> Summary:
     """Train a toy task; the options are those of OptimConfig and LoopConfig."""
     settings: dict[str, Any] = {
-        "base_lr": 0.3, "warmup_epochs": 1.0, "accumulate": task.accumulate, "save_minutes": 0.0,
-        "log_every": 2, **options,
+        "base_lr": 0.3, "warmup_epochs": 1.0, "accumulation_steps": task.accumulation_steps,
+        "save_minutes": 0.0, "log_every": 2, **options,
     }  # fmt: skip
     loop_names = LoopConfig.__dataclass_fields__
     loop = LoopConfig(**{name: value for name, value in settings.items() if name in loop_names})
     optim = OptimConfig(**{name: value for name, value in settings.items() if name not in loop_names})
     run = RunFolder(folder)
-    run.claim({"task": "toy"})
+    run.acquire({"task": "toy"})
     config = SimpleNamespace(epochs=EPOCHS, batch_size=BATCH, seed=1, optim=optim, loop=loop)
     return train(task, config, device=torch.device("cpu"), run=run, best=best, patience=patience)

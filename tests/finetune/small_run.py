@@ -7,9 +7,9 @@ from typing import Any
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.progress import Summary
-from finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
-from finetune.prepare import prepare
-from finetune.train import finetune
+from fcmae.finetune.config import AugmentConfig, FinetuneConfig, NetworkConfig
+from fcmae.finetune.prepare import prepare
+from fcmae.finetune.task import finetune
 
 NETWORK = NetworkConfig(
     in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(8, 12, 16, 24), head_init_scale=1.0

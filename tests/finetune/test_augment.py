@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
+from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.data.dataset import ArraySource, ImageDataset
 from fcmae.data.seeding import seeded
-from fcmae.engine.errors import UserError
-from finetune.augment import auto_augment, mixing, random_erasing, training_transform
-from finetune.config import AugmentConfig
+from fcmae.finetune.augment import auto_augment, mixing, random_erasing, training_transform
+from fcmae.finetune.config import AugmentConfig
 
 MEAN = (0.5, 0.4, 0.3)
 

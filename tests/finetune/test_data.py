@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from small_run import small_config
 
-from finetune.data import open_data
-from finetune.prepare import prepare
+from fcmae.finetune.data import open_data
+from fcmae.finetune.prepare import prepare
 
 
 def test_classes_of_one_image_keep_their_number_and_are_trained_on(

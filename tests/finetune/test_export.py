@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-import finetune.export
+from fcmae import create_model
+from fcmae.core.errors import UserError
 from fcmae.data.transforms import resize_center_crop
-from fcmae.engine.errors import UserError
-from finetune.export import ExportFormat, export
-from models import create_model
+from fcmae.finetune import export as finetune_export
+from fcmae.finetune.export import ExportFormat, export
 
 Randomize = Callable[[nn.Module], nn.Module]
 SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
@@ -157,13 +157,13 @@ def test_outputs_that_differ_leave_nothing(
     randomize: Randomize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = save_weights(trained(randomize), tmp_path / "w.safetensors")
-    right = finetune.export.to_timm
+    right = finetune_export.to_timm
 
     def slightly_wrong(state: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
         theirs = right(state, **options)
         return theirs | {"head.fc.bias": theirs["head.fc.bias"] + 0.01}
 
-    monkeypatch.setattr(finetune.export, "to_timm", slightly_wrong)
+    monkeypatch.setattr(finetune_export, "to_timm", slightly_wrong)
     with pytest.raises(UserError, match=r"w\.safetensors: as timm the outputs differ"):
         export(weights, "timm", tmp_path / "net")
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from finetune.layer_decay import layer_decay_groups, layer_id, num_layers
-from models import create_model
+from fcmae import create_model
+from fcmae.finetune.layer_decay import layer_decay_groups, layer_id, num_layers
 
 BASE = (3, 3, 27, 3)
 # of the base size: what belongs to each of the 12 groups, stem first and head last

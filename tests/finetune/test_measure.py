@@ -8,14 +8,14 @@ import torch
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 import fcmae.data.once
+from fcmae.core.distributed import World
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import ArraySource
 from fcmae.data.decode import BrokenImage
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
-from fcmae.engine.distributed import World
-from finetune.measure import Scores, measure
-from finetune.report import worst_classes
+from fcmae.finetune.measure import Scores, measure
+from fcmae.finetune.report import worst_classes
 
 CPU = torch.device("cpu")
 N, K = 53, 8
@@ -64,7 +64,7 @@ def test_figures_are_those_of_scikit_learn(
     labels, logits = problem[0].labels.numpy()[kept], problem[1][kept]
     shares = logits.double().softmax(1).numpy()
     every = np.arange(K)
-    figures = scores.figures()
+    figures = scores.metrics()
     assert figures["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=1, labels=every))
     assert figures["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=5, labels=every))
     assert figures["val_loss"] == pytest.approx(log_loss(labels, shares, labels=every), rel=1e-5)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from small_run import NETWORK, run_small
 
-from fcmae.engine.errors import UserError
-from finetune.config import FinetuneConfig
-from finetune.network import build_network, create_timm, open_network
-from finetune.resolve import resolve
+from fcmae.core.errors import UserError
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.network import build_network, create_timm, open_network
+from fcmae.finetune.resolve import resolve
 
 CPU = torch.device("cpu")
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from fcmae import create_model
 from fcmae.data.features import knn_accuracy
-from finetune.collapse import channel_distance, collapse_by_block
-from finetune.probe import linear_accuracy
-from models import create_model
+from fcmae.finetune.collapse import channel_distance, collapse_by_block
+from fcmae.finetune.probe import linear_accuracy
 
 
 def test_probes_find_what_the_features_hold() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fcmae.engine.settings import read_settings
-from finetune.config import FinetuneConfig
-from finetune.prepare import check
-from finetune.resolve import resolve
-from launch.recipes import find_recipe
+from fcmae.core.settings import read_settings
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.prepare import check
+from fcmae.finetune.resolve import resolve
+from fcmae.launch.cli.recipes import find_recipe
 
 RECIPES = Path(__file__).parents[2] / "finetune" / "recipes"
 HEADER = (
@@ -54,7 +54,7 @@ OURS = {"cifar10", "digits", "small_folder"}
 
 
 def read(name: str) -> FinetuneConfig:
-    return read_settings(FinetuneConfig, find_recipe(name, "finetune"))
+    return read_settings(FinetuneConfig, find_recipe(name, "fcmae.finetune"))
 
 
 def row(config: FinetuneConfig) -> list[Any]:

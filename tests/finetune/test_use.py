@@ -16,19 +16,19 @@ from safetensors.torch import save_file
 from small_run import NETWORK, run_small, small_config
 from torch.nn.modules.module import register_module_forward_hook
 
+from fcmae import create_model
+from fcmae.core.errors import UserError
 from fcmae.data.digits import load_digits_images
-from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
-from finetune.config import AugmentConfig, FinetuneConfig
-from finetune.evaluate import evaluate
-from finetune.inputs import check_labelled, check_weights, is_own_data
-from finetune.network import open_network, save_network
-from finetune.predict import embed, predict
-from finetune.prepare import prepare
-from finetune.probe import probe
-from finetune.resolve import resolve
-from models import create_model
-from models.weights import load_weights
+from fcmae.finetune.config import AugmentConfig, FinetuneConfig
+from fcmae.finetune.evaluate import evaluate
+from fcmae.finetune.inputs import check_labelled, check_weights, is_own_data
+from fcmae.finetune.network import open_network, save_network
+from fcmae.finetune.predict import embed, predict
+from fcmae.finetune.prepare import prepare
+from fcmae.finetune.probe import probe
+from fcmae.finetune.resolve import resolve
+from fcmae.models.weights import load_weights
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def test_evaluate_repeats_what_training_measured(run: Path, tmp_path: Path) -> N
     for name in ("top1", "top5", "mean_class", "val_loss"):
         assert figures[name] == pytest.approx(logged(run)[name], rel=1e-4)
     assert (figures["images"], figures["unreadable"]) == (359, 0)
-    assert json.loads((tmp_path / "report" / "figures.json").read_text()) == figures
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == figures
     with (tmp_path / "report" / "confusion.csv").open() as file:
         header, *rows = csv.reader(file)
     counts = np.array([row[1:] for row in rows], int)
@@ -158,7 +158,7 @@ def test_own_data_by_name_is_looked_for_where_it_is_said_to_lie(
         roots.append(config.data_root)
         raise UserError("far enough")
 
-    monkeypatch.setattr("finetune.evaluate.open_data", open_data)
+    monkeypatch.setattr("fcmae.finetune.evaluate.open_data", open_data)
     for data_root in ("elsewhere", None):
         with pytest.raises(UserError, match="far enough"):
             evaluate(run, "digits", data_root=data_root, device="cpu")

@@ -18,14 +18,14 @@ import torch
 import yaml
 from PIL import Image
 
-from fcmae.config import DecoderConfig, NetworkConfig, PretrainConfig
+from fcmae import list_models
+from fcmae.core.settings import read_settings
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.engine.settings import read_settings
-from fcmae.prepare import prepare
-from launch.cli import COMMANDS, Once, main
-from launch.first_stage import read_pretraining
-from models import list_models
+from fcmae.launch.cli.main import COMMANDS, Once, main
+from fcmae.launch.cli.pretrain import read_pretraining
+from fcmae.pretraining.config import DecoderConfig, NetworkConfig, PretrainConfig
+from fcmae.pretraining.prepare import prepare
 
 TINY = {
     "image_size": 16,
@@ -87,11 +87,11 @@ def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--network.drop-path-rate", "1.5"], "drop_path_rate is 1.5", "below 1"),
         (["--optim.warmup-epochs", "3"], "warmup_epochs is 3 in a run of 2 epochs", "lower it"),
         (["--optim.base-lr", "0"], "base_lr is 0.0", "above 0"),
-        (["--optim.accumulate", "3"], "batch_size 4 cannot be cut", "choose a multiple"),
+        (["--optim.accumulation_steps", "3"], "batch_size 4 cannot be cut", "choose a multiple"),
         (["--optim.betas", "[0.9, 2]"], "optim.betas are (0.9, 2.0)", "below 1"),
         (["--optim.weight-decay", "-1"], "optim.weight_decay is -1.0", "must not be below 0"),
         (["--loop.save-every", "0"], "loop.save_every is 0", "above 0"),
-        (["--images.workers", "-1"], "images.workers is -1", "0 reads in the main process"),
+        (["--images.workers", "-1"], "images.workers is -1", "0 reads in rank zero"),
         (["--images.crop-scale", "[2, 1]"], "images.crop_scale is (2.0, 1.0)", "give two shares"),
         (["--decoder.depth", "-1"], "decoder.depth is -1", "0 blocks or more"),
         (["--out", "tiny.yaml/run"], "tiny.yaml/run cannot be written", "choose another folder"),
@@ -268,7 +268,7 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
     ]  # fmt: skip
     commands = [["pretrain", "--config", "tiny.yaml", *option] for option in options]
     script = (
-        "import json, sys\nfrom launch.cli import Once, main\n"
+        "import json, sys\nfrom fcmae.launch.cli.main import Once, main\n"
         "print([main(words) for words in json.loads(sys.argv[1])], 'torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetune.prepare import check
-from finetune.resolve import resolve
-from launch.cli import main
-from launch.first_stage import read_pretraining
-from launch.second_stage import read_finetuning
-from models import create_model
+from fcmae import create_model
+from fcmae.finetune.prepare import check
+from fcmae.finetune.resolve import resolve
+from fcmae.launch.cli.finetune import read_finetuning
+from fcmae.launch.cli.main import main
+from fcmae.launch.cli.pretrain import read_pretraining
 
 TINY = ["--image-size=32", "--batch-size=4", "--images.workers=0", "--device=cpu"]
 
@@ -122,7 +122,7 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
         (["--model=timm:resnet51"], "timm has no model resnet51; did you mean resnet"),
         (["--image-size=100"], "multiple of the network's stride 32"),
         (["--batch-size=500"], "does not fit the"),
-        (["--optim.accumulate=3"], "batch_size 4 cannot be cut"),
+        (["--optim.accumulation_steps=3"], "batch_size 4 cannot be cut"),
         (["--augment.mixup=0.8", "--batch-size=5"], "must be even"),
         (["--seed=-1"], "at least 0"),
         (["--network.drop-path-rate=1.5"], "below 1"),
@@ -201,7 +201,7 @@ def test_wrong_paths_are_reported_without_importing_torch(folder: Path) -> None:
         ["export", "--weights=weights.safetensors", "--format=torch", "--out=x.pt"],
     ]
     code = (
-        "import sys, json\nfrom launch.cli import main\n"
+        "import sys, json\nfrom fcmae.launch.cli.main import main\n"
         "assert all(main(words) == 2 for words in json.loads(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )
@@ -215,13 +215,13 @@ def test_only_pictures_that_are_drawn_are_pointed_to(
     words = ["--weights=weights.safetensors", "--data=known", "--workers=0", "--device=cpu"]
     assert main(["evaluate", *words, "--out=report"]) == 0
     assert "look at report/confusion.png and" in capsys.readouterr().out
-    monkeypatch.setattr("finetune.measure.CONFUSION_CLASSES", 1)
+    monkeypatch.setattr("fcmae.finetune.measure.CONFUSION_CLASSES", 1)
     assert main(["evaluate", *words, "--out=report"]) == 0
     shown = capsys.readouterr().out
     assert "look at report/worst_classes.png; so many classes get no confusion matrix" in shown
     assert not Path("report/confusion.png").exists()
     monkeypatch.setattr(
-        "finetune.probe.probe", lambda **_: {"knn": 1, "linear": 1, "train_images": 1, "val_images": 1}
+        "fcmae.finetune.probe.probe", lambda **_: {"knn": 1, "linear": 1, "train_images": 1, "val_images": 1}
     )
     assert main(["probe", *words, "--collapse=collapse.png"]) == 0
     shown = capsys.readouterr().out

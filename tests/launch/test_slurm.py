@@ -15,8 +15,8 @@ import yaml
 
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
-from launch.cli import main
-from launch.records import cluster_state, notes, read_record
+from fcmae.launch.cli.main import main
+from fcmae.launch.cluster.records import cluster_state, notes, read_record
 
 TINY = {
     "data": "digits",
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
     Path("labels.yaml").write_text(yaml.safe_dump(LABELS))
-    Path("models.py").write_text("raise RuntimeError('a module of the user')")
+    Path("fcmae.models.py").write_text("raise RuntimeError('a module of the user')")
     yield tmp_path
     subprocess.run(["scancel", "--me"], check=False)
 

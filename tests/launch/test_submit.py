@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fcmae.core.errors import UserError
 from fcmae.engine.checkpoint import Checkpoints
-from fcmae.engine.errors import UserError
 from fcmae.engine.run_folder import RunFolder
-from launch import own_code
-from launch.cli import main
-from launch.jobs import row
-from launch.options import minutes, read_submission
-from launch.pipeline import plan, split
-from launch.records import State, cluster_state, notes, read_record, write_record
-from launch.stages import freeze
-from launch.sweep import combinations
+from fcmae.launch.cli.jobs import row
+from fcmae.launch.cli.main import main
+from fcmae.launch.cli.submit.pipeline import plan, split
+from fcmae.launch.cli.submit.steps import freeze
+from fcmae.launch.cli.submit.sweep import combinations
+from fcmae.launch.cluster import code as own_code
+from fcmae.launch.cluster.options import minutes, read_submission
+from fcmae.launch.cluster.records import State, cluster_state, notes, read_record, write_record
 
 TINY = {
     "data": "digits",
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
-    Path("models.py").write_text("raise RuntimeError('a module of the user')")
+    Path("fcmae.models.py").write_text("raise RuntimeError('a module of the user')")
     return tmp_path
 
 
@@ -141,8 +141,8 @@ def test_settings_of_a_queued_job_are_left_alone(
     run = Path("all", "epochs=7" if "--sweep" in before else "pretrain")
     freeze("pretrain", ["--config", "tiny.yaml", "--out", str(run)], read_submission("pretrain", []))
     write_record(run, job="1", cluster="slurm", stage="pretrain", notes=run / "jobs")
-    monkeypatch.setattr("launch.stages.cluster_state", lambda _: State("PENDING", True))
-    monkeypatch.setattr("launch.pipeline.check_job", lambda *_: None)
+    monkeypatch.setattr("fcmae.launch.cli.submit.steps.cluster_state", lambda _: State("PENDING", True))
+    monkeypatch.setattr("fcmae.launch.cli.submit.pipeline.check_job", lambda *_: None)
     settings = (run / "config.yaml").read_text()
     assert "is pending for this run" in refusal(
         capsys, *before, "--config", "tiny.yaml", "--epochs", "7", *after
@@ -332,12 +332,12 @@ def environment(pid: int) -> list[str]:
 
 
 def test_module_in_our_place_is_named(folder: Path) -> None:
-    command = "import sys; from launch.cli import main; sys.exit(main(['info']))"
+    command = "import sys; from fcmae.launch.cli.main import main; sys.exit(main(['info']))"
     python = [sys.executable, "-P", "-c", command]
     path = f"{folder}:{own_code.HOME}"
     result = subprocess.run(python, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert str(folder / "models.py") in result.stderr
+    assert str(folder / "fcmae.models.py") in result.stderr
     assert "Traceback" not in result.stderr
     fine = subprocess.run(python, env={**os.environ, "PYTHONPATH": str(own_code.HOME)}, capture_output=True)
     assert fine.returncode == 0

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from models.complexity import measure_complexity
+from fcmae.models.complexity import measure_complexity
 
 # Parameters (M) and multiply-adds (G) at 224: ConvNeXt V2, arXiv 2301.00808, and its public code.
 V2_AT_224 = {

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
-from models import ConvNeXt, create_model, list_models
-from models.convnext import Block, LayerNorm
-from models.layouts import DenseLayout
+from fcmae import ConvNeXt, create_model, list_models
+from fcmae.models.convnext import Block, LayerNorm
+from fcmae.models.layouts import DenseLayout
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (5, 7, 11, 13)}
 Randomize = Callable[[nn.Module], nn.Module]

@@ -19,10 +19,10 @@ from transformers import (
     ConvNextV2Model,
 )
 
-from models import create_model
-from models.formats import to_ours, to_timm, to_transformers
-from models.layouts.minkowski import import_engine
-from models.weights import (
+from fcmae import create_model
+from fcmae.models.formats import to_ours, to_timm, to_transformers
+from fcmae.models.layouts.minkowski import import_engine
+from fcmae.models.weights import (
     create_model_from,
     load_weights,
 )

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import ConvNeXt, create_layout, create_model
-from models.layouts import visible_patches
-from models.layouts.minkowski import import_engine
+from fcmae import ConvNeXt, create_layout, create_model
+from fcmae.models.layouts import visible_patches
+from fcmae.models.layouts.minkowski import import_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
 Randomize = Callable[[nn.Module], nn.Module]

@@ -12,12 +12,9 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from fcmae.config import PretrainConfig
+from fcmae import create_model
 from fcmae.data.config import ImagesConfig
-from fcmae.export import export_encoder
-from fcmae.model import FCMAE
-from models import create_model
-from models.weights import (
+from fcmae.models.weights import (
     Weights,
     adapt_input_channels,
     create_model_from,
@@ -25,6 +22,9 @@ from models.weights import (
     load_weights,
     match_classes,
 )
+from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.export import export_encoder
+from fcmae.pretraining.model import FCMAE
 
 Randomize = Callable[[nn.Module], nn.Module]
 SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
@@ -193,7 +193,10 @@ def test_tensors_that_make_no_convnext(
     ("metadata", "message"),
     [
         ({"format": "fcmae.model.2"}, "newer version"),
-        ({"format": "fcmae.model.1", "class_names": ["a", "b"]}, "names 2 classes, the head has 6"),
+        (
+            {"format": "fcmae.model.1", "class_names": ["a", "b"]},
+            "names 2 classes, the head has 6",
+        ),
     ],
 )
 def test_metadata_that_does_not_belong(

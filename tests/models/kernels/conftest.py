@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where there is a GPU, the tests of Triton kernels run there."""
     for item in items:
         on_gpu = torch.cuda.is_available() and item.path.parent == Path(__file__).parent
-        if on_gpu and ("triton" in item.path.stem or item.path.stem == "test_trial"):
+        if on_gpu and ("triton" in item.path.stem or item.path.stem == "test_selftest"):
             item.add_marker(pytest.mark.gpu)
 
 

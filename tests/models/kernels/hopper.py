@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from models.kernels import depthwise_triton
+from fcmae.models.kernels import depthwise_triton
 
 TYPES = {"x": "*bf16", "out": "*bf16", "grad": "*bf16", "taps": "*fp32"}
 TYPES |= {"partial": "*fp32", "table": "*i64"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels import choice
-from models.kernels.choice import kernels, use_triton
-from models.kernels.depthwise import depthwise_map
-from models.kernels.grn import gelu_grn
+from fcmae.models.kernels import choice
+from fcmae.models.kernels.choice import kernels, use_triton
+from fcmae.models.kernels.depthwise import depthwise_map
+from fcmae.models.kernels.grn import gelu_grn
 
 
 class OnGPU:

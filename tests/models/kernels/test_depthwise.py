@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.depthwise import depthwise_tiles
+from fcmae.models.kernels.depthwise import depthwise_tiles
 
 GRID = (3, 4)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels.choice import OLDEST_TRITON, kernels, triton_version
-from models.kernels.depthwise import depthwise_map, depthwise_tiles
-from models.layouts import TilesLayout
+from fcmae.models.kernels.choice import OLDEST_TRITON, kernels, triton_version
+from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles
+from fcmae.models.layouts import TilesLayout
 
 pytestmark = pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
@@ -88,7 +88,7 @@ def test_dense_maps(size: tuple[int, int]) -> None:
 
 
 def test_more_programs_than_one_sum_the_weight_s_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.kernels import depthwise_triton
+    from fcmae.models.kernels import depthwise_triton
 
     monkeypatch.setattr(depthwise_triton, "PARTIAL_SUMS", 3)
     assert_within_budget(example((2, 5, 2, 2, 3), 7), halo_table(2, (2, 3), 5, 2, 7))
@@ -147,7 +147,7 @@ def test_a_map_that_the_kernel_does_not_take_breaks_no_graph(trace: Trace) -> No
 
 
 def test_a_grid_has_one_dimension_since_the_others_end_at_65535() -> None:
-    from models.kernels import depthwise_triton
+    from fcmae.models.kernels import depthwise_triton
 
     assert depthwise_triton._programs(channels=96, lanes=32, blocks=2**20, units=4) == (3 * 2**18,)
 

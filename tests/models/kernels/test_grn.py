@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels.grn import global_response_norm
+from fcmae.models.kernels.grn import global_response_norm
 
 
 def formula(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

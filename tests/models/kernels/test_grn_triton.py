@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels.choice import OLDEST_TRITON, triton_version
-from models.kernels.grn import gelu_grn
+from fcmae.models.kernels.choice import OLDEST_TRITON, triton_version
+from fcmae.models.kernels.grn import gelu_grn
 
 pytestmark = pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
@@ -50,7 +50,7 @@ def test_within_the_error_budget(shape: tuple[int, int, int], dtype: torch.dtype
 
 
 def test_sums_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.kernels import grn_triton
+    from fcmae.models.kernels import grn_triton
 
     tensors = example((2, 76, 8))
     whole = results(tensors, "triton")
@@ -68,7 +68,7 @@ def test_squares_that_overflow_half_precision_are_summed() -> None:
 
 def test_half_precision_s_gelu_is_off_by_less_than_half_precision_can_tell() -> None:
     """Of one position, the sum of squares tells the value itself, and in float32."""
-    from models.kernels import grn_triton
+    from fcmae.models.kernels import grn_triton
 
     x = torch.linspace(-8, 8, 4096, device=DEVICE).half()
     sums = grn_triton.square_sums(x[None, None])
@@ -102,7 +102,7 @@ def test_each_launch_is_one_operation_of_a_compiled_graph(trace: Trace) -> None:
 
 
 def test_a_grid_has_one_dimension_since_the_others_end_at_65535() -> None:
-    from models.kernels import grn_triton
+    from fcmae.models.kernels import grn_triton
 
     for shape in ((2**16, 1, 128), (1, 2**22, 128)):
         x = torch.empty(shape, device="meta")

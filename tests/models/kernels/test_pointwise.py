@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import pointwise as module
-from models.kernels.pointwise import FEWEST_MACS, FEWEST_ROWS, pointwise
+from fcmae.models.kernels import pointwise as module
+from fcmae.models.kernels.pointwise import FEWEST_MACS, FEWEST_ROWS, pointwise
 
 
 def example(lead: tuple[int, ...], channels: int, out: int, bias: bool) -> list[Tensor | None]:

@@ -5,7 +5,7 @@ Shapes: N rows of the part, M rows of the full table, C channels.
 
 import torch
 
-from models.kernels.rows import gather_rows, scatter_rows
+from fcmae.models.kernels.rows import gather_rows, scatter_rows
 
 ROWS = torch.tensor([6, 0, 3, 4])
 

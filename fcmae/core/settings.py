@@ -1,0 +1,140 @@
+"""Typed settings from the command line and from YAML: dataclasses, read by jsonargparse."""
+
+import argparse
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from fcmae.core.errors import UserError
+
+Settings = TypeVar("Settings")
+
+# What jsonargparse says of a value of the wrong type, a simple one or a union.
+VALUE_ERROR = re.compile(
+    r'Parser key "(?P<key>[\w.]+)": '
+    r"(Expected an? (?P<types>.*)\. Got value: (?P<value>.*)"
+    r"|.* Subtypes: \[(?P<union>.*)\] Errors: .*value: (?P<given>.*))"
+)
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser that spells options with hyphens and suggests the nearest name."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [options]",
+            description=description,
+            exit_on_error=False,
+            allow_abbrev=False,  # else a word means another option once one of a like name is added
+        )
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The help, with `--image-size` for the field `image_size`, and `Path` for `<class 'Path'>`."""
+        text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help(formatter))
+        return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), text)
+
+    def read(self, argv: list[str]) -> Any:
+        """Parse a command line. Tuples may be written as `[1, 2]`, `(1, 2)` and `1,2`, and null as none, too.
+
+        Raises:
+            UserError: an unknown option or a value of the wrong type
+        """
+        words = [_with_underscores(word) for word in argv]
+        for at, word in enumerate(words):
+            option, equals, value = word.partition("=")
+            if equals:
+                words[at] = f"{option}={self._as_yaml(option, value)}"
+            elif at:
+                words[at] = self._as_yaml(words[at - 1], word)
+        try:
+            return self.parse_args(words)
+        except argparse.ArgumentError as error:
+            raise UserError(self._explain(str(error))) from None
+
+    def _as_yaml(self, option: str, value: str) -> str:
+        """The value of an option as jsonargparse reads it, where the option takes a tuple or none."""
+        kind = getattr(self._option_string_actions.get(option), "_typehint", None)
+        kinds = (kind, *get_args(kind))
+        if value.lower() == "none" and type(None) in kinds:
+            return "null"
+        takes_tuple = any(get_origin(each) is tuple for each in kinds)
+        return f"[{value.strip('() ')}]" if takes_tuple and "," in value and "[" not in value else value
+
+    def _explain(self, message: str) -> str:
+        """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""
+        message = " ".join(message.split())
+        unknown = re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message)
+        if unknown:
+            group = re.search(r"Group '([\w.]+)'", message)
+            name = f"{group[1]}.{unknown[1]}" if group else unknown[1]
+            nearest = self._nearest(name)
+            if "arguments: --" in message:  # typed, and not in a recipe
+                name, nearest = (each and f"--{each.replace('_', '-')}" for each in (name, nearest))
+            message = f"unknown option {name!r}"
+            message += f"; did you mean {nearest!r}?" if nearest else f"; {self.prog} --help lists all"
+        wrong = VALUE_ERROR.match(message)
+        if wrong:
+            kinds = wrong["types"] or wrong["union"]
+            types = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "null")
+            choices = re.match(r"typing\.Literal\[(.*)\]", types)
+            expected = f"choose one of {choices[1]}" if choices else f"expected {types}"
+            numbers = re.search(r"tuple\[(.*?)\]", types)
+            if numbers:
+                expected += f", a list such as '{list(range(1, numbers[1].count(',') + 2))}'"
+            message = f"{wrong['key']} is {wrong['value'] or wrong['given']!r}: {expected}"
+        return message
+
+    def _nearest(self, name: str) -> str | None:
+        """The option of that last part, as optim.lr for lr, or else the most similar one, if any is."""
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        same = [option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]]
+        return next(iter(same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
+def settings_parser(kind: type, prog: str, description: str, recipes: str = "") -> Parser:
+    """A parser with an option for each field of a dataclass (dotted for nested ones), and --config FILE.
+
+    Later options win over earlier ones and over the file. The help lists the names of built-in `recipes`.
+    """
+    parser = Parser(prog, description)
+    parser.add_argument(
+        "--config", action="config", help=f"recipe: a YAML file of these options, or one of {recipes}"
+    )
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def read_settings(kind: type[Settings], path: Path) -> Settings:
+    """Settings from the YAML file that a run keeps.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key or a value of the wrong type
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not a list of keys and values")
+        parser = settings_parser(kind, "fcmae", "")
+        return to_settings(kind, parser.parse_object(values))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, ValueError, yaml.YAMLError, argparse.ArgumentError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def to_settings(kind: type[Settings], parsed: Any) -> Settings:
+    """The dataclass from what a `settings_parser` parsed."""
+    parser = settings_parser(kind, "fcmae", "")
+    values = vars(parser.instantiate(parsed))
+    return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
+
+
+def _with_underscores(word: str) -> str:
+    """`--image-size=64` as the field is spelled: `--image_size=64`."""
+    option, equals, value = word.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word

@@ -1,0 +1,1 @@
+"""The method: masking, FCMAE, its training as a task, reconstructions, recipes."""

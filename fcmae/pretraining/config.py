@@ -1,0 +1,109 @@
+"""The settings of a pre-training run, and the checks that need neither data nor network."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fcmae.data.config import ImagesConfig
+from fcmae.engine.config import VOLATILE_IN_ALL, LoopConfig, OptimConfig
+
+VOLATILE = (*VOLATILE_IN_ALL, "pictures_every", "probe_data", "probe_every")
+
+
+@dataclass
+class NetworkConfig:
+    """The encoder, beside its name.
+
+    Args:
+        in_chans: channels of the images; files with other channels are converted to 1 or 3
+        stem_stride: side of the stem's patches: 4, 2 or 1 for mask patches of 32, 16 or 8 pixels
+        depths: blocks of each stage, where they are not the model's own
+        dims: channels of each stage, where they are not the model's own
+        drop_path_rate: drop path of the last block; it grows linearly from 0
+        grn_scope: positions of GRN's norm; batch only reproduces the authors' sparse PyTorch code
+        grad_checkpointing: compute the widest activations again for the gradient: slower, far less memory
+    """
+
+    in_chans: int = 3
+    stem_stride: int = 4
+    depths: tuple[int, int, int, int] | None = None
+    dims: tuple[int, int, int, int] | None = None
+    drop_path_rate: float = 0.0
+    grn_scope: Literal["image", "batch"] = "image"
+    grad_checkpointing: bool = False
+
+
+@dataclass
+class DecoderConfig:
+    """The decoder.
+
+    Args:
+        depth: ConvNeXt V2 blocks
+        dim: their width
+    """
+
+    depth: int = 1
+    dim: int = 512
+
+
+@dataclass
+class PretrainConfig:
+    """What to pre-train on what, and how long.
+
+    Args:
+        data: folder of images, any tree; digits, the built-in ones; cifar10, cifar100 or timm:NAME, whatever
+            timm's dataset factory reads
+        data_root: where a data set given by name lies, or is downloaded to
+        model: encoder, a name that `fcmae info` lists
+        image_size: side in pixels, or [height, width]
+        epochs: passes over the data
+        batch_size: images of one optimiser step, over all processes and accumulation steps
+        mask_ratio: share of the patches that are hidden
+        layout: how the encoder runs on what is visible; the results agree
+        norm_pix_loss: normalise each target patch by its own mean and variance
+        seed: of weights, order, augmentation and masks
+        device: auto, cpu, cuda, cuda:N or mps
+        out: run folder; none is runs/<data>-<model>
+        pictures_every: epochs between two pictures of reconstructions
+        probe_data: labelled images to watch the encoder by (k-NN on its frozen features): folder of classes,
+            or one with train/ and val/, or a name as for `fcmae probe`; none watches nothing
+        probe_every: epochs between two such measurements
+        network: the encoder, beside its name
+        decoder: the decoder
+        optim: optimiser and schedule
+        images: reading and augmenting images
+        loop: precision, logging and checkpoints
+    """
+
+    data: str = "digits"
+    data_root: str = "data"
+    model: str = "convnextv2_atto"
+    image_size: int | tuple[int, int] = 224
+    epochs: int = 100
+    batch_size: int = 64
+    mask_ratio: float = 0.6
+    layout: Literal["tiles", "masked", "minkowski"] = "tiles"
+    norm_pix_loss: bool = True
+    seed: int = 0
+    device: str = "auto"
+    out: str | None = None
+    pictures_every: int = 10
+    probe_data: str | None = None
+    probe_every: int = 10
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def model_options(self) -> dict[str, Any]:
+        """The arguments of FCMAE."""
+        return {
+            "encoder": self.model,
+            "image_size": self.image_size,
+            "mask_ratio": self.mask_ratio,
+            "layout": self.layout,
+            "decoder_depth": self.decoder.depth,
+            "decoder_dim": self.decoder.dim,
+            "norm_pix_loss": self.norm_pix_loss,
+            **asdict(self.network),
+        }

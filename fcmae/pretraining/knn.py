@@ -1,0 +1,66 @@
+"""Watching a pre-training by labels that it never sees: k-NN on the encoder's frozen features.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcmae.data.config import CROP_PCT
+from fcmae.data.dataset import choose_workers
+from fcmae.data.features import extract_features, knn_accuracy
+from fcmae.data.labelled import open_splits
+from fcmae.data.once import Reader, share_of_batch
+from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.prepare import VAL_FRACTION
+
+MOST_IMAGES = 10_000  # of each split: enough to watch by, and quick
+
+
+class Probe:
+    """k-NN accuracy of an encoder on the labelled images of `config.probe_data`.
+
+    Args:
+        config: of the run, with probe_data
+        image_size: (height, width)
+        mean, std: of pixels in 0..1
+        device: where to compute
+
+    Raises:
+        UserError: the images cannot be read
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        assert config.probe_data is not None
+        workers = choose_workers(device, config.images.workers)
+        share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
+        self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
+        self.splits = open_splits(
+            config.probe_data,
+            len(mean),
+            image_size[0],
+            data_root=config.data_root,
+            val_fraction=VAL_FRACTION,
+            seed=0,
+            value_range=config.images.value_range,
+        )
+
+    def accuracy(self, model: FCMAE) -> float:
+        """Top-1 in percent; every process of the run calls it and returns the same."""
+        model.eval()
+
+        def encode(images: Tensor) -> Tensor:
+            pooled = model.encoder.forward_features(images).float().mean((2, 3))
+            return F.layer_norm(pooled, pooled.shape[-1:], eps=1e-6)
+
+        train, val = (extract_features(encode, split, self.reader, MOST_IMAGES) for split in self.splits)
+        return knn_accuracy(train, val)

@@ -1,0 +1,154 @@
+"""FCMAE: the fully convolutional masked autoencoder of ConvNeXt V2 (Woo et al., arXiv 2301.00808).
+
+Shapes: B batch, C channels, H W pixels, P patch side (the encoder's stride), L = h * w patches,
+D decoder width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcmae.models.convnext import Block, create_model, init_weights
+from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.kernels.selftest import Call
+from fcmae.models.layouts import SPARSE_LAYOUTS, DenseLayout, create_layout
+from fcmae.pretraining.masking import patchify, random_mask, unpatchify
+
+
+class FCMAE(nn.Module):
+    """A sparse ConvNeXt encoder, a light dense decoder, and the loss on hidden patches.
+
+    Args:
+        encoder: a name of `fcmae.models.list_models()`
+        image_size: pixels, a side or (height, width); multiples of the encoder's stride
+        mask_ratio: share of the patches that are hidden
+        layout: how the encoder runs: tiles, masked or minkowski, with equal results
+        decoder_depth: ConvNeXt V2 blocks of the decoder
+        decoder_dim: their width, D
+        norm_pix_loss: normalise each target patch by its own mean and variance
+        in_chans: channels of the images
+        **encoder_options: passed to `fcmae.models.create_model` (stem_stride, depths, dims, drop_path_rate,
+            grn_scope, grad_checkpointing)
+
+    Raises:
+        ValueError: unknown encoder or layout, an image size that the stride does not divide, a mask ratio
+            outside (0, 1) or one that hides everything
+    """
+
+    def __init__(
+        self,
+        encoder: str = "convnextv2_pico",
+        image_size: int | tuple[int, int] = 224,
+        mask_ratio: float = 0.6,
+        layout: str = "tiles",
+        decoder_depth: int = 1,
+        decoder_dim: int = 512,
+        norm_pix_loss: bool = True,
+        in_chans: int = 3,
+        **encoder_options: Any,
+    ) -> None:
+        super().__init__()
+        if layout not in SPARSE_LAYOUTS:
+            raise ValueError(f"unknown layout {layout!r}: choose one of {', '.join(SPARSE_LAYOUTS)}")
+        self.encoder = create_model(encoder, in_chans=in_chans, features_only=True, **encoder_options)
+        self.layout, self.norm_pix_loss, self.in_chans = layout, norm_pix_loss, in_chans
+        self.patch_size = self.encoder.stride
+        self.grid = patch_grid(image_size, self.patch_size)
+        self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.num_visible = count_visible(self.num_patches, mask_ratio)
+
+        self.proj = nn.Conv2d(self.encoder.num_features, decoder_dim, kernel_size=1)
+        self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
+        self.decoder = nn.ModuleList(Block(decoder_dim) for _ in range(decoder_depth))
+        self.pred = nn.Conv2d(decoder_dim, self.patch_size**2 * in_chans, kernel_size=1)
+        for module in (self.proj, self.decoder, self.pred):
+            module.apply(init_weights)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self,
+        images: Tensor,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_visible: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hide patches, encode the others, predict the hidden ones.
+
+        Args:
+            images: (B, C, H, W) of `image_size`
+            mask: (B, L), 1 where a patch is hidden; drawn where none is given
+            generator: draws the mask
+            num_visible: zeros in each row of a given mask. Counted where it is not given, which waits for
+                the device and checks that rows agree
+
+        Returns:
+            loss (), prediction (B, P * P * C, h, w), mask (B, L)
+        """
+        if mask is None:
+            mask = random_mask(len(images), self.num_patches, self.num_visible, generator)
+            num_visible = self.num_visible
+        mask = mask.to(images.device)
+        prediction = self.decode(self.encode(images, mask, num_visible), mask)
+        return self.loss(images, prediction, mask), prediction, mask
+
+    def encode(self, images: Tensor, mask: Tensor, num_visible: int | None = None) -> Tensor:
+        """The encoder's map (B, C', h, w), zero at hidden patches.
+
+        Raises:
+            ValueError: images are not of `image_size`, or the mask is not (B, L)
+        """
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(f"images of {tuple(images.shape[2:])}, not of image_size {self.image_size}")
+        if mask.shape != (len(images), self.num_patches):
+            raise ValueError(f"mask of {tuple(mask.shape)}, not ({len(images)}, {self.num_patches})")
+        layout = create_layout(self.layout, mask.view(-1, *self.grid), num_visible=num_visible)
+        return self.encoder.forward_features(images, layout)
+
+    def decode(self, encoded: Tensor, mask: Tensor) -> Tensor:
+        """Predicted patches (B, P * P * C, h, w), with the mask token where patches are hidden."""
+        x = self.proj(encoded)
+        hidden = mask.view(-1, 1, *self.grid) != 0
+        layout = DenseLayout()
+        x = layout.enter(torch.where(hidden, self.mask_token.to(x.dtype), x))
+        for block in self.decoder:
+            x = block(x, layout)
+        prediction: Tensor = self.pred(layout.to_map(x))
+        return prediction
+
+    def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error on hidden patches, (), in float32 or better."""
+        target = patchify(images, self.patch_size)
+        if self.norm_pix_loss:
+            mean, std = patch_statistics(target)
+            target = (target - mean) / std
+        error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
+        return (error * mask).sum() / mask.sum()
+
+    def kernel_calls(self) -> list[Call]:
+        """What the model asks of `fcmae.models.kernels`."""
+        blocks = [block for block in self.decoder.modules() if isinstance(block, Block)]
+        calls = [call for block in blocks for call in block.kernel_calls(*self.grid)]
+        if self.layout != "minkowski":
+            calls += self.encoder.kernel_calls(self.image_size, tiles=self.layout == "tiles")
+        return list(dict.fromkeys(calls))
+
+    def reconstruct(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """Pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.
+
+        The per-patch normalisation is undone with each hidden patch's own mean and deviation, which the
+        network never saw: the picture shows what it knows of the structure, not of brightness and contrast.
+        """
+        target = patchify(images, self.patch_size)
+        patches = prediction.flatten(2).transpose(1, 2).to(target.dtype)
+        if self.norm_pix_loss:
+            mean, std = patch_statistics(target)
+            patches = patches * std + mean
+        patches = torch.where(mask[..., None] != 0, patches, target)
+        return unpatchify(patches, self.patch_size, self.image_size)
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (unbiased variance + 1e-6) of patches (B, L, N): two (B, L, 1)."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()

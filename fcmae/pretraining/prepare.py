@@ -1,0 +1,128 @@
+"""Everything about a pre-training run that can be wrong, looked at before the network is built."""
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from fcmae.core.device import check_device
+from fcmae.core.errors import UserError
+from fcmae.data.classes import find_classes
+from fcmae.data.config import DIGITS, NUM_DIGITS
+from fcmae.data.index import ImageIndex
+from fcmae.data.names import is_folder, short_name
+from fcmae.data.pixels import check_pixels
+from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
+from fcmae.engine.run_folder import RunFolder
+from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.sizes import find_size
+from fcmae.pretraining.config import VOLATILE, PretrainConfig
+
+VAL_FRACTION = 0.2  # of probe data in one tree
+
+
+def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
+    """Check the settings, list the images, and acquire the run folder.
+
+    Nothing here imports torch before images have to be looked at (see `check_pixels`), so that a wrong path
+    or size is reported in a second. The folder's list of images is kept in the run: a resumed run sees the
+    same images, whatever has been added since.
+
+    Args:
+        acquire: false only checks, and writes nothing
+
+    Raises:
+        UserError: anything that would make the run fail later; the message names the value and the remedy
+    """
+    check_geometry(config)
+    check_ranges(config.seed, config.network.drop_path_rate)
+    check_parts(config)
+    check_device(config.device)
+    if config.probe_data is not None and is_folder(config.probe_data):
+        find_classes(config.probe_data, VAL_FRACTION, seed=0)
+    if config.out:
+        run = RunFolder(config.out)
+    else:
+        name = f"{short_name(config.data)}-{config.model}"
+        run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
+    index = list_images(config, run) if is_folder(config.data) else None
+    if index is not None:
+        num_images = len(index)
+    else:  # what a name stands for is known when it is opened
+        num_images = NUM_DIGITS if config.data == DIGITS else config.batch_size
+    if config.batch_size > num_images:
+        raise UserError(
+            f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
+            f"choose --batch-size {num_images} or less"
+        )
+    check_checkpoints(run)
+    if index is not None and not run.started:
+        check_pixels(index, config.network.in_chans, config.images.value_range)
+    if not acquire:
+        run.check(asdict(config), VOLATILE, resume=config.loop.resume)
+        return run
+    resumed = run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
+    if index is not None and not (resumed and index_file(run).exists()):
+        index.save(index_file(run))
+    return run
+
+
+def index_file(run: RunFolder) -> Path:
+    """Where a run keeps its list of images."""
+    return run.path / "images.npz"
+
+
+def list_images(config: PretrainConfig, run: RunFolder) -> ImageIndex:
+    """The images of the run: its own list where it has one, else what the folder holds now.
+
+    Raises:
+        UserError: no such folder, or no image in it that looks like one
+    """
+    if run.started and index_file(run).exists():
+        return ImageIndex.load(index_file(run))
+    index = ImageIndex.scan(config.data)
+    index.check_headers()
+    return index
+
+
+def check_geometry(config: PretrainConfig) -> None:
+    """Refuse a model, size, ratio or number that cannot work.
+
+    Raises:
+        UserError: see above
+    """
+    try:
+        find_size(config.model)
+        if config.network.stem_stride not in (1, 2, 4):
+            raise ValueError(f"network.stem_stride {config.network.stem_stride}: choose 4, 2 or 1")
+        rows, cols = patch_grid(config.image_size, 8 * config.network.stem_stride)
+        count_visible(rows * cols, config.mask_ratio)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    counts = {
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "network.in_chans": config.network.in_chans,
+        "decoder.dim": config.decoder.dim,
+        "pictures_every": config.pictures_every,
+        "probe_every": config.probe_every,
+        "each of network.depths": min(config.network.depths or (1,)),
+        "each of network.dims": min(config.network.dims or (1,)),
+    }
+    check_counts(counts)
+    config.optim.check(config.epochs, config.batch_size)
+    config.loop.check()
+    config.images.check()
+
+
+def check_parts(config: PretrainConfig) -> None:
+    """Refuse a decoder of fewer than no blocks, and a layout whose engine is not installed.
+
+    Raises:
+        UserError: see above
+    """
+    if config.decoder.depth < 0:
+        raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
+    if config.layout == "minkowski" and find_spec("MinkowskiEngine") is None:
+        raise UserError(
+            "--layout minkowski needs MinkowskiEngine 0.5.4: the README says how to build it; or use tiles"
+        )

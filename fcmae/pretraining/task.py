@@ -1,0 +1,176 @@
+"""Pre-training: the masked autoencoder as a task, and a run of it from settings to exported encoder.
+
+Shapes: B batch, C channels, H W pixels, L patches.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcmae.core.device import pick_device
+from fcmae.core.distributed import current_world
+from fcmae.data.broken import BrokenList
+from fcmae.data.config import DIGITS
+from fcmae.data.dataset import (
+    ArraySource,
+    Batch,
+    FolderSource,
+    ImageDataset,
+    ImageSource,
+    choose_workers,
+    make_loader,
+)
+from fcmae.data.digits import load_digits_images
+from fcmae.data.index import ImageIndex
+from fcmae.data.labelled import from_timm
+from fcmae.data.names import TIMM, full_name
+from fcmae.data.sampler import StepSampler
+from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
+from fcmae.engine.optim import parameter_groups
+from fcmae.engine.progress import Summary
+from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.task import Task
+from fcmae.engine.trainer import train
+from fcmae.models.kernels.selftest import Call
+from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.export import export_encoder
+from fcmae.pretraining.knn import Probe
+from fcmae.pretraining.masking import random_mask
+from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.prepare import index_file
+from fcmae.pretraining.reconstruct import draw_reconstructions, few_images
+
+NUM_PICTURES = 8
+
+
+def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
+    """Run, or go on with, a pre-training to its end; then export the encoder and the last pictures.
+
+    Args:
+        config: the settings
+        run: the run's folder, from `fcmae.pretraining.prepare.prepare(config)`
+
+    Raises:
+        UserError: a setting that cannot work, a loss that is not finite, a disk that is full
+    """
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    task = PretrainTask(config, run, device)
+    summary = train(task, config, device=device, run=run)
+    if current_world().is_rank_zero:
+        task.write_results()
+    return summary
+
+
+class PretrainTask(Task):
+    """FCMAE on a folder of images, or on the built-in digits.
+
+    Args:
+        config: the run's settings
+        run: its folder, acquired; holds the list of images where they come from a folder
+        device: where batches go
+    """
+
+    model: FCMAE
+
+    def __init__(self, config: PretrainConfig, run: RunFolder, device: torch.device) -> None:
+        self.config, self.run, self.device = config, run, device
+        self.model = FCMAE(**config.model_options())
+        self.mean, self.std = channel_statistics(
+            config.network.in_chans, config.images.mean, config.images.std
+        )
+        self.source = self._open_source()
+        augment = random_crop_flip(
+            self.model.image_size, config.images.crop_scale, config.images.hflip, config.images.vflip
+        )
+        view = masked_view(augment, self.model.num_patches, self.model.num_visible)
+        self.dataset = ImageDataset(self.source, view, config.seed)
+        self.steps_per_epoch = len(self.source) // config.batch_size
+        self.broken = BrokenList(run.path / "broken_images.txt")
+        self.probe = (
+            Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
+        )
+
+    def kernel_calls(self) -> list[Call]:
+        probing = self.model.encoder.kernel_calls(self.model.image_size) if self.probe else []
+        return self.model.kernel_calls() + probing
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, weight_decay)
+
+    def batches(self, start_step: int, total_steps: int) -> Any:
+        sampler = StepSampler(
+            len(self.dataset),
+            self.config.batch_size,
+            self.config.seed,
+            start_step=start_step,
+            total_steps=total_steps,
+            accumulation_steps=self.config.optim.accumulation_steps,
+        )
+        workers = choose_workers(self.device, self.config.images.workers)
+        return make_loader(self.dataset, sampler, workers, self.device)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.broken.add(self.source, batch.broken)
+        images, mask = batch.to(self.device).data
+        images = to_float(images, self.mean, self.std)
+        loss, _, _ = self.model(images, mask=mask, num_visible=self.model.num_visible)
+        return loss, {}
+
+    def describe(self, batch: Batch) -> list[str]:
+        return [self.source.name(index) for index in batch.source_index.tolist()]
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        if epoch % self.config.pictures_every == 0 and current_world().is_rank_zero:
+            self.write_results()
+        self.broken.gather()
+        figures: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
+        if self.probe is not None and epoch % self.config.probe_every == 0:
+            figures["knn"] = self.probe.accuracy(self.model)
+        return figures
+
+    @property
+    def picture(self) -> Path:
+        """The newest reconstructions."""
+        return self.run.path / "reconstructions.png"
+
+    def write_results(self) -> None:
+        """Draw reconstructions of the same few images under the same masks, and export the encoder."""
+        centred = ImageDataset(self.source, resize_center_crop(self.model.image_size), self.config.seed)
+        images = few_images(centred, NUM_PICTURES)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        draw_reconstructions(self.model, images, self.mean, self.std, self.picture, generator)
+        export_encoder(self.model, self.config, self.mean, self.std, self.run.path / "encoder.safetensors")
+
+    def _open_source(self) -> ImageSource:
+        in_chans = self.config.network.in_chans
+        if self.config.data == DIGITS:
+            images, _ = load_digits_images(self.model.image_size[0], in_chans)
+            return ArraySource(images, "digit")
+        name = full_name(self.config.data)
+        if name.startswith(TIMM):
+            return from_timm(name.removeprefix(TIMM), self.config.data_root, "train", in_chans).source
+        source = FolderSource(ImageIndex.load(index_file(self.run)), in_chans, self.config.images.value_range)
+        source.check()
+        return source
+
+
+def masked_view(
+    augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Augment an image and draw its mask, so that both depend on the sample's seed alone.
+
+    Returns:
+        a function from uint8 (C, H', W') to uint8 (C, H, W) and a float mask (L,), 1 = hidden
+    """
+    return partial(_masked_view, augment=augment, num_patches=num_patches, num_visible=num_visible)
+
+
+def _masked_view(
+    image: Tensor, augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
+) -> tuple[Tensor, Tensor]:
+    return augment(image), random_mask(1, num_patches, num_visible)[0]

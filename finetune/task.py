@@ -1,0 +1,171 @@
+"""Fine-tuning: a classifier as a task, and a run of it from settings to the best weights.
+
+Shapes: B batch, K classes, C channels, H W pixels.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcmae.core.device import pick_device
+from fcmae.core.distributed import current_world
+from fcmae.data.broken import BrokenList
+from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
+from fcmae.data.once import Reader, share_of_batch
+from fcmae.data.sampler import StepSampler
+from fcmae.data.transforms import channel_statistics, to_float
+from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
+from fcmae.engine.progress import Summary
+from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.task import Task
+from fcmae.engine.trainer import train
+from fcmae.finetune.augment import mixing, random_erasing, training_transform
+from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.data import open_data, rarity
+from fcmae.finetune.layer_decay import layer_decay_groups
+from fcmae.finetune.measure import measure
+from fcmae.finetune.network import build_network, save_network
+from fcmae.finetune.prepare import check_batch
+from fcmae.models.convnext import ConvNeXt
+from fcmae.models.kernels.selftest import Call
+
+
+def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
+    """Run, or go on with, a fine-tuning to its end; keep the weights of the best epoch.
+
+    Args:
+        config, run: from `fcmae.finetune.prepare.prepare`
+
+    Raises:
+        UserError: a setting that cannot work, a loss that is not finite, a disk that is full
+    """
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    task = FinetuneTask(config, run, device)
+    best = (config.best, best_direction(config.best))
+    summary = train(task, config, device=device, run=run, best=best, patience=config.patience)
+    if current_world().is_rank_zero:
+        task.write_results()
+    return summary
+
+
+def best_direction(name: str) -> Literal["min", "max"]:
+    """Whether a low or a high figure is good."""
+    return "min" if name.endswith("loss") else "max"
+
+
+class FinetuneTask(Task):
+    """Classification with label smoothing, mixing, layer decay and a moving average of the weights.
+
+    Args:
+        config: the run's settings, complete
+        run: its folder, acquired
+        device: where batches go
+    """
+
+    model: nn.Module
+
+    def __init__(self, config: FinetuneConfig, run: RunFolder, device: torch.device) -> None:
+        from timm.utils import ModelEmaV3
+
+        self.config, self.run, self.device = config, run, device
+        self.mean, self.std = channel_statistics(config.in_chans, config.images.mean, config.images.std)
+        self.train_data, self.val_data = open_data(config, run)
+        check_batch(config, len(self.train_data.labels))
+        self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
+        self.model = build_network(config, self.classes).to(device)
+        self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
+        view = training_transform(config.size, config.images, config.augment, self.mean)
+        self.dataset = ImageDataset(self.train_data.source, view, config.seed)
+        self.steps_per_epoch = len(self.dataset) // config.batch_size
+        self.erase = random_erasing(config.augment, device)
+        self.mix = mixing(config.augment, len(self.classes))
+        self.rarity = torch.from_numpy(rarity(self.train_data.labels.numpy(), len(self.classes))).float()
+        self.class_weights = self.rarity.to(device) if config.balance == "loss" else None
+        self.broken = BrokenList(run.path / "broken_images.txt")
+        self.broken_val = BrokenList(run.path / "broken_val_images.txt")
+        self.workers = choose_workers(device, config.images.workers)
+        share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
+        self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
+
+    def kernel_calls(self) -> list[Call]:
+        return self.model.kernel_calls(self.config.size) if isinstance(self.model, ConvNeXt) else []
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)
+
+    def batches(self, start_step: int, total_steps: int) -> Any:
+        balanced = self.config.balance == "sampler"
+        weights = self.rarity[self.train_data.labels].numpy() if balanced else None
+        sampler = StepSampler(
+            len(self.dataset),
+            self.config.batch_size,
+            self.config.seed,
+            start_step=start_step,
+            total_steps=total_steps,
+            accumulation_steps=self.config.optim.accumulation_steps,
+            weights=weights,
+        )
+        return make_loader(self.dataset, sampler, self.workers, self.device)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.broken.add(self.train_data.source, batch.broken)
+        images = to_float(batch.to(self.device).data, self.mean, self.std)
+        targets = self.labels[batch.source_index.to(self.device, non_blocking=True)]
+        smoothing = self.config.augment.label_smoothing
+        if self.erase is not None:
+            images = self.erase(images)
+        if self.mix is not None:
+            images, targets = self.mix(images, targets)
+            smoothing = 0.0  # the mixed targets are smooth already
+        logits = self.model(images).float()
+        losses = F.cross_entropy(
+            logits, targets, self.class_weights, reduction="sum", label_smoothing=smoothing
+        )
+        return losses / len(logits), {}  # by the images and not by their weights, however a batch is cut
+
+    def describe(self, batch: Batch) -> list[str]:
+        return [self.train_data.source.name(index) for index in batch.source_index.tolist()]
+
+    def optimizer_stepped(self, step: int) -> None:
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        figures = self._measure(self.model)
+        if self.ema is not None:
+            figures |= {f"ema_{name}": value for name, value in self._measure(self.ema.module).items()}
+        return figures
+
+    def _measure(self, model: nn.Module) -> dict[str, float]:
+        scores = measure(model.eval(), self.val_data, self.reader, broken=self.broken_val)
+        self.broken.gather()
+        self.broken_val.gather()
+        return scores.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        averaged = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
+        return {**super().state_dict(), **averaged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+
+    def saved(self, state: dict[str, Any], best: bool) -> None:
+        if best:
+            self.write_weights(state)
+
+    def write_results(self) -> None:
+        """Write the best weights once more: the run may have been killed after it saved their checkpoint."""
+        best = Checkpoints(self.run.checkpoints).best
+        if best.exists():
+            self.write_weights(load_checkpoint(best))
+
+    def write_weights(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint's weights as model.safetensors, the averaged ones if `best` says so."""
+        chosen = state["ema" if self.config.best.startswith("ema_") else "model"]
+        metrics = {self.config.best: state["progress"]["best"]}
+        save_network(chosen, self.config, self.classes, metrics, self.run.path / "model.safetensors")

@@ -1,0 +1,1 @@
+"""The `fcmae` command line: one command a file."""

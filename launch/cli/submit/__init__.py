@@ -1,0 +1,1 @@
+"""`fcmae submit`: from command lines to jobs."""

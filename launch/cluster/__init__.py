@@ -1,0 +1,1 @@
+"""Where jobs run: one backend a file, behind one interface."""

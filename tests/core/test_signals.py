@@ -1,0 +1,44 @@
+"""The first signal asks to stop, the second one acts as it would have."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fcmae.core.signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_only_sets_the_flag(number: signal.Signals) -> None:
+    with StopSignals() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+
+
+def test_second_signal_acts_as_usual() -> None:
+    # A shell starts background commands with Ctrl-C ignored: here it is to act as it does in the foreground.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGTERM
+
+
+def test_handlers_come_back() -> None:
+    def handler(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, handler)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) is not handler
+    assert signal.getsignal(signal.SIGTERM) is handler

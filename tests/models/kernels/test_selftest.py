@@ -1,0 +1,85 @@
+"""Kernels that fail, or compute something else, are done without for the rest of the process."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fcmae.models.kernels import choice, selftest
+from fcmae.models.kernels.choice import kernels, use_triton
+from fcmae.models.kernels.depthwise import map_tile
+from fcmae.models.kernels.selftest import Call, self_test
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _trusted() -> Iterator[None]:
+    choice._said.clear()
+    with kernels("triton"):  # what `auto` means on a GPU, here interpreted
+        yield
+    choice.do_without(None)
+
+
+# Of 40 channels, one to a thread, and not a warp full; of 64, two.
+TILES = [Call("depthwise_tiles", side, side, channels) for side, channels in ((8, 40), (2, 64), (1, 64))]
+MAPS = [Call("depthwise_map", height, width, 40) for height, width in ((16, 16), (4, 12), (7, 7))]
+CALLS = [Call("gelu_grn", 1, 1, 40), *MAPS, *TILES]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sound_kernels_pass(dtype: torch.dtype) -> None:
+    assert self_test(DEVICE, dtype, CALLS)
+    assert use_triton("auto", torch.zeros(1, device=DEVICE))
+
+
+def test_a_kernel_that_raises_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(selftest, "gelu_grn", fail)
+    assert not self_test(DEVICE, torch.float32, CALLS)
+    with caplog.at_level(logging.WARNING):
+        assert not use_triton("auto", torch.zeros(1, device=DEVICE))
+    assert "the kernel gelu_grn failed its self-test (RuntimeError)" in caplog.text
+
+
+def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = selftest.depthwise_map
+    monkeypatch.setattr(
+        selftest,
+        "depthwise_map",
+        lambda x, weight, bias, impl: sound(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1),
+    )
+    assert self_test(DEVICE, torch.float32, TILES[2:])
+    assert not self_test(DEVICE, torch.float32, MAPS[1:])
+    assert not use_triton("auto", torch.zeros(1, device=DEVICE))
+
+
+def test_maps_that_the_kernels_do_not_take_are_no_failure() -> None:
+    assert self_test(DEVICE, torch.float32, [Call("depthwise_map", 3, 3, 8)])
+    assert use_triton("auto", torch.zeros(1, device=DEVICE))
+
+
+@pytest.mark.parametrize("call", CALLS[1:])
+def test_what_is_tried_is_the_kernel_of_the_call(call: Call) -> None:
+    """A kernel is compiled for its tile's side, the width of its map, its channels and types."""
+    _, (x, weight, bias) = selftest.prepare(call, DEVICE, torch.bfloat16)
+    assert (x.shape[2], x.shape[3]) == (call.width, call.channels)
+    if call.operation == "depthwise_map":
+        assert map_tile(x.shape[1], x.shape[2]) == map_tile(call.height, call.width)
+    assert (x.dtype, weight.dtype, bias.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+def test_a_long_self_test_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selftest, "SLOW", 0.0)
+    assert self_test(DEVICE, torch.float32, [CALLS[0], TILES[2]])
+    assert caplog.messages == [
+        "compiling kernels for this network and GPU: once on a machine, a minute or more"
+    ]

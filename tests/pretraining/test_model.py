@@ -1,0 +1,241 @@
+"""The masked autoencoder: shapes, its loss against numpy, and what it may and may not see.
+
+Shapes: B batch, C channels, H W pixels, P patch side, L = h * w patches.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fcmae.models.kernels.selftest import Call
+from fcmae.pretraining.masking import patchify, random_mask
+from fcmae.pretraining.model import FCMAE
+
+pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
+Randomize = Callable[[nn.Module], nn.Module]
+SMALL = {"depths": (1, 1, 1, 1), "dims": (5, 7, 11, 13), "decoder_dim": 17, "stem_stride": 1}
+
+
+def small(image_size: int | tuple[int, int] = 32, **options: Any) -> FCMAE:
+    return FCMAE("convnextv2_atto", image_size=image_size, **SMALL, **options)
+
+
+def images_of(model: FCMAE, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, model.in_chans, *model.image_size, generator=generator)
+
+
+def mask_of(model: FCMAE, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return random_mask(batch, model.num_patches, model.num_visible, generator)
+
+
+def test_pico_has_the_published_shapes_and_parameters() -> None:
+    """Of the authors' public code: pico at 224, decoder of one block of width 512."""
+    model = FCMAE("convnextv2_pico", image_size=224, mask_ratio=0.6, decoder_depth=1, decoder_dim=512)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 12_521_792
+    loss, prediction, mask = model(torch.randn(1, 3, 224, 224))
+    assert loss.shape == ()
+    assert prediction.shape == (1, 3072, 7, 7)
+    assert mask.shape == (1, 49)
+    assert (mask == 0).sum() == 19
+
+
+def test_the_starting_loss_is_close_to_one() -> None:
+    """Normalised patches have variance 1, and an untrained network predicts close to 0."""
+    torch.manual_seed(0)
+    model = FCMAE("convnextv2_atto", image_size=64, decoder_dim=512)
+    loss, prediction, _ = model(torch.rand(4, 3, 64, 64))
+    assert loss.item() == pytest.approx(1.0, abs=0.05)
+    assert 0 < prediction.std().item() < 0.3
+
+
+@pytest.mark.parametrize("in_chans", [1, 3, 12])
+@pytest.mark.parametrize("image_size", [32, (16, 40)])
+def test_any_channels_and_any_grid(in_chans: int, image_size: int | tuple[int, int]) -> None:
+    model = small(image_size, in_chans=in_chans)
+    rows, cols = (4, 4) if image_size == 32 else (2, 5)
+    loss, prediction, mask = model(images_of(model))
+    assert loss.isfinite()
+    assert prediction.shape == (2, 8 * 8 * in_chans, rows, cols)
+    assert mask.shape == (2, rows * cols)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_the_loss_is_the_mean_squared_error_on_hidden_patches(norm_pix_loss: bool) -> None:
+    """Against numpy, patch by patch: channels last in a patch, the unbiased variance plus 1e-6."""
+    model = small((16, 24), norm_pix_loss=norm_pix_loss)
+    images, mask = images_of(model), mask_of(model)
+    prediction = torch.randn(2, 8 * 8 * 3, 2, 3)
+    errors = []
+    for b in range(2):
+        for n in np.flatnonzero(mask[b].numpy()):
+            y, x = divmod(n, 3)
+            patch = images[b, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].numpy().astype(np.float64)
+            if norm_pix_loss:
+                patch = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-6)
+            predicted = prediction[b, :, y, x].numpy().reshape(8, 8, 3).transpose(2, 0, 1)
+            errors.append(((predicted - patch) ** 2).mean())
+    assert model.loss(images, prediction, mask).item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_visible_patches_carry_no_loss() -> None:
+    model = small()
+    images, mask = images_of(model), mask_of(model)
+    prediction = torch.randn(2, 8 * 8 * 3, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.loss(images, prediction, mask), prediction)
+    assert torch.equal(gradient.abs().sum(1).flatten(1) > 0, mask != 0)
+
+
+def test_the_loss_is_taken_in_float32_under_autocast() -> None:
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, prediction, _ = model(images_of(model))
+    assert prediction.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+
+
+def test_the_mask_comes_from_the_generator() -> None:
+    model = small()
+    images = images_of(model)
+    first, again, other = (model(images, generator=torch.Generator().manual_seed(s))[2] for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert ((first == 0).sum(1) == model.num_visible).all()
+
+
+def test_a_mask_that_is_given_is_used(randomize: Randomize) -> None:
+    model = randomize(small())
+    images, mask = images_of(model), mask_of(model)
+    loss, prediction, used = model(images, mask=mask)
+    assert torch.equal(used, mask)
+    assert torch.equal(loss, model.loss(images, prediction, mask))
+    known = model(images, mask=mask, num_visible=model.num_visible)
+    assert torch.equal(known[1], prediction)
+    as_booleans = model(images, mask=mask.bool())
+    assert torch.equal(as_booleans[0], loss)
+
+
+def test_encode_gives_zero_at_hidden_patches_and_sees_only_visible_ones(randomize: Randomize) -> None:
+    model = randomize(small())
+    images, mask = images_of(model), mask_of(model)
+    encoded = model.encode(images, mask)
+    assert encoded.shape == (2, 13, 4, 4)
+    assert torch.equal(encoded.abs().sum(1).flatten(1) == 0, mask != 0)
+    hidden = mask.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3) != 0
+    changed = torch.where(hidden, float("nan"), images)
+    assert torch.equal(model.encode(changed, mask), encoded)
+
+
+def test_hidden_patches_enter_the_decoder_as_the_mask_token(randomize: Randomize) -> None:
+    """With no decoder block, a hidden patch's prediction is that of the token, and a visible one's is not."""
+    model = randomize(small(decoder_depth=0))
+    images, mask = images_of(model), mask_of(model)
+    _, prediction, _ = model(images, mask=mask)
+    token = model.pred(model.mask_token).flatten()
+    same = torch.isclose(prediction, token[:, None, None], atol=1e-5).all(1).flatten(1)
+    assert torch.equal(same, mask != 0)
+
+
+@pytest.mark.parametrize("layout", ["tiles", "minkowski"])
+def test_layouts_agree_in_loss_and_gradients(layout: str, randomize: Randomize) -> None:
+    if layout == "minkowski":
+        try:
+            small(layout=layout).encode(torch.zeros(1, 3, 32, 32), torch.zeros(1, 16))
+        except ImportError:
+            pytest.skip("MinkowskiEngine is not installed")
+    gradients = []
+    for each in ("masked", layout):
+        model = randomize(small(layout=each)).double()
+        loss, _, _ = model(images_of(model).double(), mask=mask_of(model))
+        loss.backward()
+        gradients.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_a_perfect_prediction_reconstructs_the_image(norm_pix_loss: bool) -> None:
+    model = small((16, 24), norm_pix_loss=norm_pix_loss)
+    images, mask = images_of(model) * 3 + 1, mask_of(model)
+    target = patchify(images, 8)
+    if norm_pix_loss:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    perfect = target.transpose(1, 2).unflatten(2, (2, 3))
+    torch.testing.assert_close(model.reconstruct(images, perfect, mask), images)
+    assert model.loss(images, perfect, mask) < 1e-10
+
+
+def test_a_reconstruction_keeps_visible_pixels_bit_for_bit() -> None:
+    model = small()
+    images, mask = images_of(model), mask_of(model)
+    picture = model.reconstruct(images, torch.randn(2, 8 * 8 * 3, 4, 4), mask)
+    changed = (patchify(picture, 8) != patchify(images, 8)).any(-1)
+    assert torch.equal(changed, mask != 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": "convnextv2_ato"}, "did you mean convnextv2_atto"),
+        ({"image_size": 225}, "225 x 225 is not a multiple of the patch size 32"),
+        ({"mask_ratio": 1.0}, "mask_ratio 1.0 is outside"),
+        ({"image_size": 32}, "hides all 1 patches"),
+        ({"layout": "tile"}, "unknown layout 'tile': choose one of tiles, masked, minkowski"),
+        ({"stem_stride": 3}, "stem_stride 3: choose 4, 2 or 1"),
+    ],
+)
+def test_errors_come_when_the_model_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FCMAE(**{"encoder": "convnextv2_atto", **options})
+
+
+def test_images_and_masks_of_another_size_are_refused() -> None:
+    model = small()
+    with pytest.raises(ValueError, match=r"images of \(32, 40\), not of image_size \(32, 32\)"):
+        model(torch.zeros(2, 3, 32, 40))
+    with pytest.raises(ValueError, match=r"mask of \(2, 15\), not \(2, 16\)"):
+        model(torch.zeros(2, 3, 32, 32), mask=torch.zeros(2, 15))
+    with pytest.raises(ValueError, match="4 channels, the network takes 3"):
+        model(torch.zeros(2, 4, 32, 32))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
+    sizes = {"depths": (1, 1, 1, 1), "dims": (4, 6, 8, 10), "decoder_dim": 8}
+    model = FCMAE("convnextv2_atto", 64, 0.5, **sizes, grad_checkpointing=checkpointing)
+    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 2)
+    explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask=mask, num_visible=2)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@pytest.mark.parametrize("layout", ["tiles", "masked"])
+def test_kernel_calls_are_those_of_a_forward_pass(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[Call] = set()
+
+    def record(module: str, name: str) -> None:
+        original = getattr(importlib.import_module(module), name)
+
+        def recording(x: Tensor, *rest: Any) -> Tensor:
+            side = (1, 1) if name == "gelu_grn" else x.shape[-3:-1]
+            found.add(Call(name, *side, x.shape[-1]))  # type: ignore[arg-type]
+            return original(x, *rest)
+
+        monkeypatch.setattr(f"{module}.{name}", recording)
+
+    for module in ("fcmae.models.layouts.tiles", "fcmae.models.layouts.dense"):
+        record(module, "gelu_grn")
+    record("fcmae.models.layouts.tiles", "depthwise_tiles")
+    record("fcmae.models.layouts.dense", "depthwise_map")
+    with torch.device("meta"):  # where PyTorch takes no short cuts for small tiles
+        model = FCMAE("convnextv2_atto", 64, 0.5, layout=layout, stem_stride=2)
+        mask = torch.empty(1, model.num_patches)
+        model(torch.empty(1, 3, 64, 64), mask=mask, num_visible=model.num_visible)
+    calls = set(model.kernel_calls())
+    assert found <= calls
+    assert {call for call in calls if call.operation != "gelu_grn"} <= found
