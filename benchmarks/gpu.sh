@@ -35,7 +35,7 @@ run 10 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 
 if [ "$mode" = tests ]; then
   run 200 python3 benchmarks/layouts.py --model convnextv2_tiny --batch 256 --dtype bfloat16 --device cuda
-  run 380 python3 -m pytest -q -m "gpu and not slow" tests/models tests/fcmae/test_gpu.py
+  run 380 python3 -m pytest -q -m "gpu and not slow" tests/models tests/pretraining/test_gpu.py
   exit "$failed"
 fi
 
