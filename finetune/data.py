@@ -7,7 +7,6 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.labelled import Labelled, from_folders, open_splits
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
-from fcmae.finetune.prepare import index_file
 
 
 def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelled]:
@@ -20,8 +19,8 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     Raises:
         UserError: the data cannot be read
     """
-    if index_file(run, "train").exists():
-        train_index, val_index = (ImageIndex.load(index_file(run, split)) for split in ("train", "val"))
+    if run.train_images.exists():
+        train_index, val_index = (ImageIndex.load(file) for file in (run.train_images, run.val_images))
         train_list = ClassFolders.read(train_index)
         lists = (train_list, ClassFolders.read(val_index, train_list.classes))
         train, val = (from_folders(each, config.in_chans, config.images.value_range) for each in lists)

@@ -12,7 +12,6 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.names import full_name, is_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
-from fcmae.finetune.prepare import index_file
 from fcmae.finetune.resolve import read_header
 
 ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
@@ -26,13 +25,10 @@ def check_weights(weights: Path, device: str) -> None:
     """
     check_device(device)
     folder = weights.absolute().parent
-    if (
-        not read_header(weights)
-        and folder.name == "checkpoints"
-        and (folder.parent / "config.yaml").is_file()
-    ):
+    run = RunFolder(folder.parent)
+    if not read_header(weights) and folder == run.checkpoints and run.config.is_file():
         raise UserError(
-            f"{weights}: {folder.parent} has not yet written its weights, which say how images are "
+            f"{weights}: {run.path} has not yet written its weights, which say how images are "
             "prepared for this checkpoint: wait for its first epochs, or repeat its command if it has ended"
         )
 
@@ -41,8 +37,9 @@ def own_run(weights: Path) -> RunFolder | None:
     """The run of the fine-tuning that weights come from, as its folder or a file in it; none for others."""
     weights = weights.absolute()
     for folder in (weights, weights.parent, weights.parent.parent):  # a checkpoint lies two folders down
-        if (folder / "model.safetensors").is_file() and (folder / "config.yaml").is_file():
-            return RunFolder(folder)
+        run = RunFolder(folder)
+        if run.classifier.is_file() and run.config.is_file():
+            return run
     return None
 
 
@@ -68,7 +65,7 @@ def is_own_data(data: str | None, run: RunFolder | None) -> bool:
     trained_on = own_config(run).data
     if not is_folder(data) or not is_folder(trained_on):
         return full_name(data) == trained_on
-    train, val = (ImageIndex.load(index_file(run, split)).root.resolve() for split in ("train", "val"))
+    train, val = (ImageIndex.load(file).root.resolve() for file in (run.train_images, run.val_images))
     asked = Path(data).expanduser().resolve()
     return asked == val or (train != val and asked == val.parent)  # two lists: train/ and val/ in one folder
 

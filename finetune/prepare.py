@@ -47,8 +47,8 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
     else:
         name = f"finetune-{short_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
         run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    lists = {} if run.started else list_images(config)
-    num_images = len(lists["train"]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
+    lists = [] if run.started else list_images(config)
+    num_images = len(lists[0]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
     check_batch(config, num_images)
     check_checkpoints(run)
     check_timm(config.model or "")
@@ -56,14 +56,9 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
         run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
     run.acquire(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    for split, index in lists.items():
-        index.save(index_file(run, split))
+    for index, file in zip(lists, (run.train_images, run.val_images), strict=False):
+        index.save(file)
     return config, run
-
-
-def index_file(run: RunFolder, split: str) -> Path:
-    """Where a run keeps its list of training (train) or validation (val) images."""
-    return run.path / f"{split}.npz"
 
 
 def check(config: FinetuneConfig) -> None:
@@ -201,10 +196,10 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
         )
 
 
-def list_images(config: FinetuneConfig) -> dict[str, ImageIndex]:
+def list_images(config: FinetuneConfig) -> list[ImageIndex]:
     """The training and validation images of a folder; empty for data that is known by name."""
     if not is_folder(config.data):
-        return {}
+        return []
     train, val = find_classes(config.data, config.val_fraction, config.seed)
     check_pixels(train.index, config.in_chans, config.images.value_range)
-    return {"train": train.index, "val": val.index}
+    return [train.index, val.index]

@@ -84,8 +84,8 @@ class FinetuneTask(Task):
         self.mix = mixing(config.augment, len(self.classes))
         self.rarity = torch.from_numpy(rarity(self.train_data.labels.numpy(), len(self.classes))).float()
         self.class_weights = self.rarity.to(device) if config.balance == "loss" else None
-        self.broken = BrokenList(run.path / "broken_images.txt")
-        self.broken_val = BrokenList(run.path / "broken_val_images.txt")
+        self.broken = BrokenList(run.broken_images)
+        self.broken_val = BrokenList(run.broken_val_images)
         self.workers = choose_workers(device, config.images.workers)
         share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
         self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
@@ -168,4 +168,4 @@ class FinetuneTask(Task):
         """Write a checkpoint's weights as model.safetensors, the averaged ones if `best` says so."""
         chosen = state["ema" if self.config.best.startswith("ema_") else "model"]
         metrics = {self.config.best: state["progress"]["best"]}
-        save_network(chosen, self.config, self.classes, metrics, self.run.path / "model.safetensors")
+        save_network(chosen, self.config, self.classes, metrics, self.run.classifier)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = ("model.safetensors", "encoder.safetensors")  # fine-tuned (or exported), pre-trained
+CLASSIFIER = "model.safetensors"  # fine-tuned, or exported
+ENCODER = "encoder.safetensors"  # pre-trained
+RESULTS = (CLASSIFIER, ENCODER)
 CHECKPOINTS = "checkpoints"  # folder of a run's checkpoints, beside its result
 FORMAT_VERSION = "1"
 

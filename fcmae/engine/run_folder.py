@@ -4,7 +4,6 @@ import fcntl
 import json
 import math
 from collections.abc import Iterable
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ import yaml
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.core.files import write_atomically
+from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
+from fcmae.models.header import CHECKPOINTS, CLASSIFIER, ENCODER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -22,27 +22,50 @@ ABSENT = "absent"
 
 
 class RunFolder:
-    """The folder of one run. Only rank zero of a run writes to it.
+    """The folder of one run, and where things lie in it. Only rank zero of a run writes to it.
 
     Args:
-        path: the folder; made where it is missing
+        path: the folder; made by `acquire`
 
-    Raises:
-        UserError: the folder cannot be made, or nothing can be written there
+    Attributes:
+        config: the resolved settings
+        log_file: a JSON record a line, of some steps or of a whole epoch
+        tensorboard: folder of TensorBoard's events
+        checkpoints: folder of the checkpoints
+        curves, reconstructions: pictures
+        encoder, classifier: the weights that a pre-training, a fine-tuning writes for others to use
+        images: a pre-training's list of images
+        train_images, val_images: a fine-tuning's two lists
+        broken_images, broken_val_images: names of the images that could not be read
+        lock: held by the process that writes
+        code: the copy of our package that a queued job runs
+        jobs: folder of a queued job's logs and notes
+        submitted: which job was queued for the run
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.log_file = self.path / "log.jsonl"
-        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / CHECKPOINTS
         self.curves = self.path / "curves.png"
-        self._lock: IO[str] | None = None
+        self.reconstructions = self.path / "reconstructions.png"
+        self.encoder, self.classifier = self.path / ENCODER, self.path / CLASSIFIER
+        self.images = self.path / "images.npz"
+        self.train_images, self.val_images = self.path / "train.npz", self.path / "val.npz"
+        self.broken_images = self.path / "broken_images.txt"
+        self.broken_val_images = self.path / "broken_val_images.txt"
+        self.lock = self.path / ".lock"
+        self.code = self.path / "code"
+        self.jobs = self.path / "jobs"
+        self.submitted = self.jobs / "submitted.json"
+        self._held_lock: IO[str] | None = None
         self._purge_step = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes of the run get: not the lock, which rank zero holds, and not its files."""
-        state = {**vars(self), "_lock": None}
+        state = {**vars(self), "_held_lock": None}
         state.pop("_tensorboard", None)
         return state
 
@@ -71,7 +94,7 @@ class RunFolder:
                 )
         elif self._holds_something_else(config):
             raise UserError(
-                f"{self.path} is not empty, and not a run (no config.yaml); choose another folder"
+                f"{self.path} is not empty, and not a run (no {self.config.name}); choose another folder"
             )
         return resumed
 
@@ -107,10 +130,10 @@ class RunFolder:
             return False
         if self.config.exists():
             self.differences(config)  # raises where it is not a run's
-        left = [".lock", "*.npz", "code", "jobs"]  # the last two are a queued job's
-        if self.config.exists():
-            left.append("config.yaml")
-        return any(not any(fnmatch(entry.name, name) for name in left) for entry in self.path.iterdir())
+        lists = {self.images, self.train_images, self.val_images, self.broken_images, self.broken_val_images}
+        ours = {self.config, self.lock, self.code, self.jobs, *lists}
+        there = {self.path / entry.name.removesuffix(TEMPORARY_SUFFIX) for entry in self.path.iterdir()}
+        return not there <= ours
 
     def start_log(self, step: int, finished_epochs: int) -> None:
         """Continue the log from a checkpoint: what a killed process logged beyond it is dropped.
@@ -168,7 +191,7 @@ class RunFolder:
     def _tensorboard(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        return SummaryWriter(self.path / "tensorboard", purge_step=self._purge_step)
+        return SummaryWriter(self.tensorboard, purge_step=self._purge_step)
 
     def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
         """How the run in this folder differs from one with these settings, a sentence for each key.
@@ -192,9 +215,9 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         """Hold the folder until this process ends. Worker processes do not inherit a POSIX lock."""
-        self._lock = (self.path / ".lock").open("w")
+        self._held_lock = self.lock.open("w")
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._held_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(f"{self.path} is in use: another process is training there") from None
         except OSError:  # a file system without locks

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
@@ -61,14 +60,9 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
         run.check(asdict(config), VOLATILE, resume=config.loop.resume)
         return run
     resumed = run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
-    if index is not None and not (resumed and index_file(run).exists()):
-        index.save(index_file(run))
+    if index is not None and not (resumed and run.images.exists()):
+        index.save(run.images)
     return run
-
-
-def index_file(run: RunFolder) -> Path:
-    """Where a run keeps its list of images."""
-    return run.path / "images.npz"
 
 
 def list_images(config: PretrainConfig, run: RunFolder) -> ImageIndex:
@@ -77,8 +71,8 @@ def list_images(config: PretrainConfig, run: RunFolder) -> ImageIndex:
     Raises:
         UserError: no such folder, or no image in it that looks like one
     """
-    if run.started and index_file(run).exists():
-        return ImageIndex.load(index_file(run))
+    if run.started and run.images.exists():
+        return ImageIndex.load(run.images)
     index = ImageIndex.scan(config.data)
     index.check_headers()
     return index

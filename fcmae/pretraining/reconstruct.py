@@ -43,11 +43,12 @@ def reconstruct(
     Raises:
         UserError: no such run, no checkpoint in it, no image, or a picture that cannot be written
     """
-    config = read_settings(PretrainConfig, run_path / "config.yaml")
+    run = RunFolder(run_path)
+    config = read_settings(PretrainConfig, run.config)
     index = ImageIndex.scan(images)
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
-    state = Checkpoints(RunFolder(run_path).checkpoints).newest()
+    state = Checkpoints(run.checkpoints).newest()
     if state is None:
         raise UserError(f"{run_path} holds no checkpoint yet")
     model = FCMAE(**config.model_options())

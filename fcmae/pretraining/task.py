@@ -5,7 +5,6 @@ Shapes: B batch, C channels, H W pixels, L patches.
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +40,6 @@ from fcmae.pretraining.export import export_encoder
 from fcmae.pretraining.knn import Probe
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
-from fcmae.pretraining.prepare import index_file
 from fcmae.pretraining.reconstruct import draw_reconstructions, few_images
 
 NUM_PICTURES = 8
@@ -90,7 +88,7 @@ class PretrainTask(Task):
         view = masked_view(augment, self.model.num_patches, self.model.num_visible)
         self.dataset = ImageDataset(self.source, view, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
-        self.broken = BrokenList(run.path / "broken_images.txt")
+        self.broken = BrokenList(run.broken_images)
         self.probe = (
             Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
         )
@@ -133,18 +131,13 @@ class PretrainTask(Task):
             figures["knn"] = self.probe.accuracy(self.model)
         return figures
 
-    @property
-    def picture(self) -> Path:
-        """The newest reconstructions."""
-        return self.run.path / "reconstructions.png"
-
     def write_results(self) -> None:
         """Draw reconstructions of the same few images under the same masks, and export the encoder."""
         centred = ImageDataset(self.source, resize_center_crop(self.model.image_size), self.config.seed)
         images = few_images(centred, NUM_PICTURES)
         generator = torch.Generator().manual_seed(self.config.seed)
-        draw_reconstructions(self.model, images, self.mean, self.std, self.picture, generator)
-        export_encoder(self.model, self.config, self.mean, self.std, self.run.path / "encoder.safetensors")
+        draw_reconstructions(self.model, images, self.mean, self.std, self.run.reconstructions, generator)
+        export_encoder(self.model, self.config, self.mean, self.std, self.run.encoder)
 
     def _open_source(self) -> ImageSource:
         in_chans = self.config.network.in_chans
@@ -154,7 +147,7 @@ class PretrainTask(Task):
         name = full_name(self.config.data)
         if name.startswith(TIMM):
             return from_timm(name.removeprefix(TIMM), self.config.data_root, "train", in_chans).source
-        source = FolderSource(ImageIndex.load(index_file(self.run)), in_chans, self.config.images.value_range)
+        source = FolderSource(ImageIndex.load(self.run.images), in_chans, self.config.images.value_range)
         source.check()
         return source
 

@@ -67,13 +67,13 @@ def with_default_recipe(argv: list[str]) -> list[str]:
 
 def run_finetuning(config: FinetuneConfig) -> int:
     """Fine-tune in the processes that have joined; rank zero talks."""
-    from fcmae.finetune.prepare import index_file, prepare
+    from fcmae.finetune.prepare import prepare
 
     config, run = from_rank_zero(lambda: prepare(config))
     from fcmae.finetune.task import finetune as start
 
     origin = f"from {config.init}" if config.init else "from scratch"
-    lists = [index_file(run, split) for split in ("train", "val")]
+    lists = [run.train_images, run.val_images]
     announce(f"fine-tuning {config.model} {origin}", config, lists, run)
     summary = start(config, run)
     if summary.interrupted is not None:
@@ -84,11 +84,11 @@ def run_finetuning(config: FinetuneConfig) -> int:
         f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
         f"  run folder  {run.path}\n"
         f"  last epoch  {', '.join(shown)}\n"
-        f"  look at     {run.path / 'curves.png'}\n"
-        f"  weights     {run.path / 'model.safetensors'} (of the epoch with the best {config.best})"
+        f"  look at     {run.curves}\n"
+        f"  weights     {run.classifier} (of the epoch with the best {config.best})"
     )
-    for name, listed in zip(("broken_images.txt", "broken_val_images.txt"), lists, strict=True):
-        print_broken("  unreadable  ", run.path / name, listed)
+    for broken, listed in zip((run.broken_images, run.broken_val_images), lists, strict=True):
+        print_broken("  unreadable  ", broken, listed)
     return 0
 
 

@@ -60,9 +60,10 @@ def show(runs: list[Path]) -> None:
 
 def row(run: Path, record: dict[str, Any], state: State) -> list[str]:
     """State, epoch, loss, images/s, time left and requeues of a run, as text."""
-    records = RunFolder(run).records()
+    folder = RunFolder(run)
+    records = folder.records()
     steps = [each for each in records if "images_per_s" in each]
-    config = yaml.safe_load((run / "config.yaml").read_text()) if (run / "config.yaml").exists() else {}
+    config = yaml.safe_load(folder.config.read_text()) if folder.config.exists() else {}
     epochs = config.get("epochs")
     finished = sum("epoch_loss" in each for each in records)
     name = state.name

@@ -11,12 +11,12 @@ from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser, settings_parser, to_settings
 from fcmae.data.config import DIGITS, NUM_DIGITS
 from fcmae.engine.preflight import check_counts
+from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.recipes import option_value, recipe_names, with_recipe
 from fcmae.pretraining.config import PretrainConfig
 
 if TYPE_CHECKING:
     from fcmae.engine.progress import Summary
-    from fcmae.engine.run_folder import RunFolder
 
 
 def pretrain(argv: list[str]) -> int:
@@ -41,15 +41,12 @@ def read_pretraining(argv: list[str]) -> PretrainConfig:
 
 def run_pretraining(config: PretrainConfig) -> int:
     """Pre-train in the processes that have joined; rank zero talks."""
-    from fcmae.pretraining.prepare import (  # checks what can be wrong, before torch is imported
-        index_file,
-        prepare,
-    )
+    from fcmae.pretraining.prepare import prepare  # checks what can be wrong, before torch is imported
 
     run = from_rank_zero(lambda: prepare(config))
     from fcmae.pretraining.task import pretrain as start
 
-    announce(f"pre-training {config.model}", config, [index_file(run)], run)
+    announce(f"pre-training {config.model}", config, [run.images], run)
     summary = start(config, run)
     if summary.interrupted is not None:
         return stopped(summary, run)
@@ -57,15 +54,15 @@ def run_pretraining(config: PretrainConfig) -> int:
         f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
         f"  run folder       {run.path}\n"
         f"  loss             {summary.first_loss:.3f} at first, {summary.last_loss:.3f} in the last epoch\n"
-        f"  look at          {run.path / 'reconstructions.png'}\n"
-        f"                   {run.path / 'curves.png'}\n"
-        f"  encoder weights  {run.path / 'encoder.safetensors'}"
+        f"  look at          {run.reconstructions}\n"
+        f"                   {run.curves}\n"
+        f"  encoder weights  {run.encoder}"
     )
-    print_broken("  unreadable       ", run.path / "broken_images.txt", index_file(run))
+    print_broken("  unreadable       ", run.broken_images, run.images)
     return 0
 
 
-def announce(task: str, config: Any, lists: list[Path], run: "RunFolder") -> None:
+def announce(task: str, config: Any, lists: list[Path], run: RunFolder) -> None:
     """Print what a run trains, on how many images of what size, on which device, and where it keeps all.
 
     Args:
@@ -100,7 +97,7 @@ def print_broken(heading: str, listed: Path, images: Path) -> None:
         print(heading + counted)
 
 
-def stopped(summary: "Summary", run: "RunFolder") -> int:
+def stopped(summary: "Summary", run: RunFolder) -> int:
     """Say that a signal stopped a run, and how it goes on; the exit status."""
     print(f"stopped after step {summary.steps}, saved; the same command goes on with {run.path}")
     return 128 + (summary.interrupted or 0)
@@ -122,8 +119,9 @@ def reconstruct(argv: list[str]) -> int:
     options = parser.read(argv)
     check_counts({"--count": options.count})
     check_device(options.device)
-    if not (options.run / "config.yaml").is_file():
-        raise UserError(f"{options.run} is not the folder of a run (no config.yaml)")
+    config = RunFolder(options.run).config
+    if not config.is_file():
+        raise UserError(f"{options.run} is not the folder of a run (no {config.name})")
     if not options.images.is_dir():
         raise UserError(f"--images {options.images}: no such folder")
     from fcmae.pretraining.reconstruct import reconstruct as draw

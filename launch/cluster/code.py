@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import fcmae
+from fcmae.engine.run_folder import RunFolder
 
 PACKAGE = Path(fcmae.__file__).resolve().parent
 
@@ -16,7 +17,7 @@ def snapshot(folder: Path) -> Path:
     Returns:
         the folder that a job puts first in PYTHONPATH
     """
-    code = folder / "code"
+    code = RunFolder(folder).code
     shutil.rmtree(code, ignore_errors=True)
     shutil.copytree(PACKAGE, code / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     return code

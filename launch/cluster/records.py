@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.core.files import write_atomically
+from fcmae.engine.run_folder import RunFolder
 
-JOBS = "jobs"  # folder of logs and notes, in the folder of the run
-RECORD = "submitted.json"
 ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
 
@@ -28,22 +27,22 @@ class State:
 
 def write_record(run: Path, *, job: str, cluster: str, stage: str, notes: Path) -> None:
     """Note in a run's folder which job is its own."""
-    folder = run / JOBS
-    folder.mkdir(parents=True, exist_ok=True)
+    path = RunFolder(run).submitted
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = {"job": job, "cluster": cluster, "stage": stage, "notes": str(notes)}
-    with write_atomically(folder / RECORD) as file:
+    with write_atomically(path) as file:
         file.write(json.dumps(record).encode())
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `write_record` noted in a run's folder; none where nothing was submitted for it."""
-    path = folder / JOBS / RECORD
+    path = RunFolder(folder).submitted
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def find_runs(folder: Path) -> list[Path]:
     """The folders at or below `folder` that a job was submitted for, in the order of submission."""
-    runs = [path.parent.parent for path in folder.glob(f"**/{JOBS}/{RECORD}")]
+    runs = [path.parent.parent for path in folder.glob(str(RunFolder("**").submitted))]
     return sorted(runs, key=_number)
 
 

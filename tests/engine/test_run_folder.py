@@ -65,6 +65,27 @@ def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"] == "tiny"
 
 
+def test_a_run_killed_before_its_first_step_leaves_a_folder_it_can_take_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for path in (
+        run.lock,
+        run.images,
+        run.broken_images,
+        tmp_path / "config.yaml.tmp",
+        tmp_path / "train.npz.tmp",
+    ):
+        path.touch()
+    run.jobs.mkdir()
+    assert run.acquire(CONFIG) is False
+
+
+@pytest.mark.parametrize("name", ["features.npz", "notes.tmp", "checkpoints"])
+def test_a_file_that_no_such_run_leaves_is_respected(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="not empty, and not a run"):
+        RunFolder(tmp_path).acquire(CONFIG)
+
+
 def test_somebody_elses_config_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("site: mine")
     (tmp_path / "index.html").touch()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser, settings_parser
+from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.launch.cli.submit.pipeline import submit_pipeline
 from fcmae.launch.cli.submit.steps import (
@@ -16,7 +17,6 @@ from fcmae.launch.cli.submit.steps import (
 )
 from fcmae.launch.cli.submit.sweep import submit_sweep
 from fcmae.launch.cluster.options import Submission, read_submission
-from fcmae.launch.cluster.records import JOBS
 from fcmae.launch.cluster.slurm import batch_script, script_options
 from fcmae.pretraining.config import PretrainConfig
 
@@ -82,8 +82,8 @@ def submit_stage(name: str, words: list[str], submission: Submission) -> int:
         return main([name, *words])
     stage = freeze(name, words, submission, acquire=False)
     if submission.dry_run:
-        notes = stage.folder / JOBS
-        print(batch_script(script_options(submission, notes, stage.folder / "code", f"fcmae-{name}"), notes))
+        run = RunFolder(stage.folder)
+        print(batch_script(script_options(submission, run.jobs, run.code, f"fcmae-{name}"), run.jobs))
         return 0
     check_job(name, submission)
     refuse_second_job(stage.folder)

@@ -8,7 +8,7 @@ import yaml
 
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.engine.run_folder import plain
+from fcmae.engine.run_folder import RunFolder, plain
 from fcmae.launch.cli.submit.steps import (
     MEASURING,
     STAGES,
@@ -22,7 +22,6 @@ from fcmae.launch.cli.submit.steps import (
     refuse_second_job,
 )
 from fcmae.launch.cluster.options import Submission, read_submission
-from fcmae.launch.cluster.records import JOBS
 from fcmae.launch.cluster.slurm import batch_script, script_options
 
 USAGE = (
@@ -48,8 +47,8 @@ def submit_pipeline(argv: list[str]) -> int:
             raise UserError(f"a pipeline's stages are {', '.join(STAGES)}: {USAGE}")
     stages = plan(parts[1:], root, submission, acquire=False)
     if submission.dry_run:
-        options = script_options(submission, root / JOBS, root / "code", "fcmae-pipeline")
-        print(batch_script(options, root / JOBS))
+        whole = RunFolder(root)
+        print(batch_script(script_options(submission, whole.jobs, whole.code, "fcmae-pipeline"), whole.jobs))
         return 0
     check_job("pipeline", submission)
     for stage in stages:

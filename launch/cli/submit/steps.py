@@ -9,6 +9,7 @@ from typing import Any
 from fcmae.core.device import check_device_name
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
+from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.finetune import (
     evaluation_parser,
     probing_parser,
@@ -20,7 +21,7 @@ from fcmae.launch.cli.pretrain import read_pretraining
 from fcmae.launch.cluster.code import PACKAGE, snapshot
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import Submission
-from fcmae.launch.cluster.records import JOBS, cluster_state, read_record, write_record
+from fcmae.launch.cluster.records import cluster_state, read_record, write_record
 from fcmae.launch.cluster.slurm import batch_script, check_cluster, check_folder, script_options, submit
 
 TRAINING: dict[str, Callable[[list[str]], Any]] = {"pretrain": read_pretraining, "finetune": read_finetuning}
@@ -47,7 +48,7 @@ class Stage:
 def check_job(name: str, submission: Submission) -> None:
     """Let the cluster refuse what is asked of it, while nothing has been written yet."""
     if submission.job.cluster == "slurm":
-        folder = Path.cwd() / JOBS
+        folder = RunFolder(Path.cwd()).jobs
         check_cluster(
             batch_script(script_options(submission, folder, PACKAGE.parent, f"fcmae-{name}"), folder)
         )
@@ -112,7 +113,7 @@ def find_folder(name: str, config: Any, acquire: bool) -> Path:
 
 def frozen_words(folder: Path) -> list[str]:
     """The command line that goes on with the run in a folder."""
-    return ["--config", str(folder / "config.yaml"), "--out", str(folder), "--loop.resume", "true"]
+    return ["--config", str(RunFolder(folder).config), "--out", str(folder), "--loop.resume", "true"]
 
 
 def queue(
@@ -130,9 +131,8 @@ def queue(
     Returns:
         the ids
     """
-    notes = root / JOBS
+    notes, code = RunFolder(root).jobs, RunFolder(root).code
     notes.mkdir(parents=True, exist_ok=True)
-    code = root / "code"
     if after is None:
         if submission.job.cluster == "slurm":
             check_folder(root)

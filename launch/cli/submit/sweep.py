@@ -4,9 +4,9 @@ import itertools
 from pathlib import Path
 
 from fcmae.core.errors import UserError
+from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.submit.steps import TRAINING, check_job, freeze, queue, refuse_second_job
 from fcmae.launch.cluster.options import Submission
-from fcmae.launch.cluster.records import JOBS
 from fcmae.launch.cluster.slurm import batch_script, script_options
 
 
@@ -28,8 +28,9 @@ def submit_sweep(name: str, words: list[str], submission: Submission) -> int:
     ]
     stages = [freeze(name, each, submission, acquire=False) for each in swept]
     if submission.dry_run:
-        options = script_options(submission, root / JOBS, root / "code", f"fcmae-{name}")
-        print(batch_script(options, root / JOBS, len(points)))
+        whole = RunFolder(root)
+        options = script_options(submission, whole.jobs, whole.code, f"fcmae-{name}")
+        print(batch_script(options, whole.jobs, len(points)))
         return 0
     check_job(name, submission)
     for stage in stages:
