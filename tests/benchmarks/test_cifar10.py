@@ -6,20 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cifar10
 import pytest
 
 
-@pytest.fixture
-def cifar10(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    import cifar10
-
-    return cifar10
-
-
-def test_data_are_downloaded_once_before_the_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar10: Any
-) -> None:
+def test_data_are_downloaded_once_before_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = []
 
     def run(words: list[str], **_: Any) -> SimpleNamespace:
@@ -40,7 +31,7 @@ def test_data_are_downloaded_once_before_the_runs(
     assert events == [("open", "there")] + [("run", "there")] * (2 + 12 + 4)
 
 
-def test_table_of_means_and_gains(cifar10: Any) -> None:
+def test_table_of_means_and_gains() -> None:
     last = {("scratch", 0): 50.0, ("scratch", 1): 54.0, ("FCMAE", 0): 61.0, ("FCMAE", 1): 63.0}
     curves = {cifar10.Cell("V2", 0.1, *key): [90.0, value] for key, value in last.items()}
     curves |= {cifar10.Cell("V1", 1.0, start, 0): [70.0] for start in ("scratch", "FCMAE")}

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import step
+from torch import OutOfMemoryError, nn, ones
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -25,13 +27,7 @@ def test_all_ways_agree_and_are_reported(tmp_path: Path) -> None:
     assert set(report["parts_ms"]) == parts | {"decoder", "loss", "optimiser"}
 
 
-def test_what_does_not_agree_is_not_timed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import step
-    from torch import nn, ones
-
+def test_what_does_not_agree_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     ways = {}
     for name, weight in (("first", 1.0), ("second", 1.01)):
         model = nn.Linear(2, 1, bias=False)
@@ -41,13 +37,7 @@ def test_what_does_not_agree_is_not_timed(
     assert "second: does not agree" in capsys.readouterr().out
 
 
-def test_a_way_that_fails_or_begins_too_late_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import step
-    from torch import OutOfMemoryError, nn, ones
-
+def test_a_way_that_fails_or_begins_too_late_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     def full(model: nn.Module) -> None:
         raise OutOfMemoryError("tried to allocate 20 GiB")
 

@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from fcmae.core.distributed import (
 )
 from fcmae.core.errors import UserError
 from fcmae.core.signals import StopSignals
+from tests.engine.toy_parallel import refuse_in_processes
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
@@ -115,9 +115,6 @@ def test_weightiest_signal_is_the_one_that_counts() -> None:
 def test_main_process_prepares_and_the_others_are_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
-    from toy_parallel import refuse_in_processes
-
     assert refuse_in_processes(2) == [1, 2]
     error = capfd.readouterr().err
     assert "process 0 of 2" in error

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +55,9 @@ def test_main_process_lists_what_the_others_met(tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     path = tmp_path / "broken.txt"
-    sys.path.insert(0, str(Path(__file__).parent))
-    from test_broken import meet_broken_images as importable
 
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=importable, args=(rank, port, path)) for rank in range(2)]
+    processes = [context.Process(target=meet_broken_images, args=(rank, port, path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

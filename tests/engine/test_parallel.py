@@ -1,7 +1,6 @@
 """However a run is spread over processes, it is the same run."""
 
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import torch
 
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from toy_parallel import TOTAL, ParallelToy, Scenario, in_processes, run_parallel_toy
+from tests.engine.toy_parallel import TOTAL, ParallelToy, Scenario, in_processes, run_parallel_toy
 
 STOP = 6  # in mid-epoch
 FSDP = {"sharding": "fsdp"}

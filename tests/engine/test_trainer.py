@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.config import OptimConfig
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from toy_run import BATCH, EPOCHS, STEPS_PER_EPOCH, ToyTask, run_toy
+from tests.engine.toy_run import BATCH, EPOCHS, STEPS_PER_EPOCH, ToyTask, run_toy
 
 TOTAL = EPOCHS * STEPS_PER_EPOCH
 EVERY_STEP = 1e-9  # minutes between two checkpoints

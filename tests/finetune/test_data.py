@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import small_config
 
 from fcmae.finetune.data import open_data
 from fcmae.finetune.prepare import prepare
+from tests.finetune.small_run import small_config
 
 
 def test_classes_of_one_image_keep_their_number_and_are_trained_on(

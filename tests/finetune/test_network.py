@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import NETWORK, run_small
 
 from fcmae.core.errors import UserError
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.network import build_network, create_timm, open_network
 from fcmae.finetune.resolve import resolve
+from tests.finetune.small_run import NETWORK, run_small
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_run import NETWORK, run_small, small_config
 
 from fcmae import create_model
 from fcmae.core.distributed import World
@@ -29,6 +28,7 @@ from fcmae.finetune.network import build_network, save_network
 from fcmae.finetune.prepare import check_batch, prepare
 from fcmae.finetune.resolve import resolve
 from fcmae.finetune.task import FinetuneTask
+from tests.finetune.small_run import NETWORK, run_small, small_config
 
 PLAIN = AugmentConfig(auto_augment=None, erase=0.0)
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
-from small_run import run_small, small_config
+from tests.finetune.small_run import run_small, small_config
 from fcmae.finetune.task import FinetuneTask
 stepped = FinetuneTask.optimizer_stepped
 def kill(self, step):
@@ -104,7 +104,7 @@ FinetuneTask.optimizer_stepped = kill
 out = Path(sys.argv[1])
 run_small(out, optim=replace(small_config(out).optim, accumulation_steps=2))
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", code, str(tmp_path / "killed")]
     assert subprocess.run(words, env=environment, capture_output=True).returncode == -signal.SIGKILL
     assert len(epochs(tmp_path / "killed")) == 1

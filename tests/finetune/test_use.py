@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from small_run import NETWORK, run_small, small_config
 from torch.nn.modules.module import register_module_forward_hook
 
 from fcmae import create_model
@@ -29,6 +28,7 @@ from fcmae.finetune.prepare import prepare
 from fcmae.finetune.probe import probe
 from fcmae.finetune.resolve import resolve
 from fcmae.models.weights import load_weights
+from tests.finetune.small_run import NETWORK, run_small, small_config
 
 CPU = torch.device("cpu")
 
