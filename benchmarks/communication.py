@@ -49,8 +49,11 @@ def main() -> None:
 
 
 def print_table(options: argparse.Namespace) -> None:
-    """A ring between nodes sends and receives 2 (n - 1) / n of the gradients' bytes through each node's link;
-    inside a node NVLink is an order of magnitude faster and left out."""
+    """Print, for each published size, the gradients' traffic and the images per GPU that hide it.
+
+    A ring between nodes sends and receives 2 (n - 1) / n of the gradients' bytes through each node's link;
+    inside a node NVLink is an order of magnitude faster and left out.
+    """
     table = Table(
         title=f"{options.nodes} nodes x {options.gpus_per_node} GPUs that sustain {options.tflops:g} "
         "TFLOP/s, 224 px, mask 0.6, gradients in float32",

@@ -24,7 +24,7 @@ def test_the_page_trains_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "mean": "[0.4, 0.4, 0.4]", "std": "[0.25, 0.25, 0.25]",
     }  # fmt: skip
     save_file(encoder.state_dict(), "encoder.safetensors", metadata=metadata)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec("\n".join(blocks[:2]), names)
     body = names["detector"].backbone.body
