@@ -1,17 +1,46 @@
-"""The table of sizes that `fcmae info` prints."""
+"""`fcmae info`: the table of sizes, and what each costs for one image."""
 
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
 from rich.table import Table
 
 from fcmae.core.errors import UserError
-from fcmae.models.complexity import Complexity, measure_complexity
+from fcmae.core.settings import Parser
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.sizes import SIZES
+
+if TYPE_CHECKING:
+    from fcmae.models.complexity import Complexity
 
 HEADINGS = ("depths", "dims", "parameters M", "MACs G", "activations M", "tiles MACs G", "tiles act. M")
 
 
+def run(argv: list[str]) -> int:
+    """Print the table; return the exit status."""
+    options = make_parser().read(argv)
+    with Console(stderr=True).status("Counting what each size costs, on networks without data"):
+        table = table_of_sizes(options.image_size, options.mask_ratio, options.stem_stride)
+    Console(width=None if Console().is_terminal else 120).print(table)
+    return 0
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command's options."""
+    parser = Parser("fcmae info", "List the sizes and what each costs for one image.")
+    parser.add_argument("--image_size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--mask_ratio", type=float, default=0.6, help="fraction of hidden patches")
+    parser.add_argument("--stem_stride", type=Literal[4, 2, 1], default=4, help="pixels")
+    return parser
+
+
 def table_of_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> Table:
-    """Parameters (with a 1000-way head), multiply-adds and activations, dense and on visible tiles.
+    """Return parameters (with a 1000-way head), multiply-adds and activations, dense and on visible tiles.
+
+    Args:
+        image_size: side in pixels
+        mask_ratio: fraction of patches that tiles do not compute
+        stem_stride: pixels
 
     Raises:
         UserError: a size or ratio that cannot be
@@ -21,6 +50,8 @@ def table_of_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> Tabl
         visible = count_visible(rows * cols, mask_ratio)
     except ValueError as error:
         raise UserError(str(error)) from error
+    from fcmae.models.complexity import measure_complexity  # imports torch
+
     title = f"One image of {image_size} x {image_size}; tiles: {visible} of {rows * cols} patches visible"
     table = Table(title=title, title_justify="left")
     table.add_column("model", no_wrap=True)
@@ -35,6 +66,6 @@ def table_of_sizes(image_size: int, mask_ratio: float, stem_stride: int) -> Tabl
     return table
 
 
-def costs(of: Complexity) -> tuple[str, str]:
-    """Multiply-adds in billions and activations in millions, as text."""
+def costs(of: "Complexity") -> tuple[str, str]:
+    """Return multiply-adds in billions and activations in millions, as text."""
     return f"{of.macs / 1e9:.2f}", f"{of.activations / 1e6:.1f}"

@@ -19,8 +19,8 @@ from fcmae.launch.cluster.records import State, cluster_state, find_runs, notes,
 TAIL = 5  # lines of a job's output that are shown
 
 
-def jobs_command(argv: list[str]) -> int:
-    """Show, or cancel, the jobs of the runs in a folder."""
+def run(argv: list[str]) -> int:
+    """Show or cancel the jobs of the runs in a folder; return the exit status."""
     parser = Parser("fcmae jobs", "Show what the runs in a folder are doing.")
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("runs"), help="a run, or a folder of runs"

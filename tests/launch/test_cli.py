@@ -22,8 +22,9 @@ from fcmae import list_models
 from fcmae.core.settings import read_settings
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
-from fcmae.launch.cli.main import COMMANDS, Once, main
-from fcmae.launch.cli.pretrain import read_pretraining
+from fcmae.launch.cli import pretrain
+from fcmae.launch.cli.exit_status import Once
+from fcmae.launch.cli.main import COMMANDS, main
 from fcmae.pretraining.config import DecoderConfig, NetworkConfig, PretrainConfig
 from fcmae.pretraining.prepare import prepare
 
@@ -135,7 +136,7 @@ def test_twelve_bits_in_files_of_sixteen(
 @pytest.mark.parametrize("pair", ["[64, 32]", "(64, 32)", "64, 32", "64,32"])
 @pytest.mark.parametrize("nothing", ["none", "None", "null"])
 def test_tuples_and_none_as_people_write_them(pair: str, nothing: str) -> None:
-    config = read_pretraining(
+    config = pretrain.read(
         [
             *("--image-size", pair, f"--optim.betas={pair}", "--images.value-range", pair),
             *("--network.depths", "1,2,3,4", "--network.dims", nothing, f"--optim.clip-grad={nothing}"),
@@ -149,7 +150,7 @@ def test_tuples_and_none_as_people_write_them(pair: str, nothing: str) -> None:
 
 
 def test_a_range_below_zero() -> None:
-    assert read_pretraining(["--images.value-range", "-5,5"]).images.value_range == (-5, 5)
+    assert pretrain.read(["--images.value-range", "-5,5"]).images.value_range == (-5, 5)
 
 
 def test_unknown_key_of_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,7 +269,7 @@ def test_what_is_wrong_is_found_before_torch_is_imported(folder: Path) -> None:
     ]  # fmt: skip
     commands = [["pretrain", "--config", "tiny.yaml", *option] for option in options]
     script = (
-        "import json, sys\nfrom fcmae.launch.cli.main import Once, main\n"
+        "import json, sys\nfrom fcmae.launch.cli.main import main\n"
         "print([main(words) for words in json.loads(sys.argv[1])], 'torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -325,7 +326,7 @@ def test_a_full_disk_is_said_in_a_line(
     def write(argv: list[str]) -> int:
         return Path("/dev/full").write_text("results")
 
-    monkeypatch.setitem(COMMANDS, "embed", (write, "write where there is no room"))
+    monkeypatch.setattr("fcmae.launch.cli.embed.run", write)
     assert main(["embed"]) == 2
     assert "No space left on device: make room" in capsys.readouterr().err
 

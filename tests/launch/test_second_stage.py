@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from fcmae import create_model
 from fcmae.finetune.prepare import check
 from fcmae.finetune.resolve import resolve
-from fcmae.launch.cli.finetune import read_finetuning
+from fcmae.launch.cli import finetune, pretrain
 from fcmae.launch.cli.main import main
-from fcmae.launch.cli.pretrain import read_pretraining
 
 TINY = ["--image-size=32", "--batch-size=4", "--images.workers=0", "--device=cpu"]
 
@@ -56,13 +55,13 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize("words", [["--data=digits"], ["--data", "digits"], ["--data=cats", "--data=digits"]])
 def test_naming_the_default_data_changes_nothing(words: list[str]) -> None:
-    assert read_pretraining(words) == read_pretraining([])
-    assert read_finetuning(words) == read_finetuning([])
+    assert pretrain.read(words) == pretrain.read([])
+    assert finetune.read(words) == finetune.read([])
 
 
 def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
     def read(*words: str) -> tuple[object, ...]:
-        config = resolve(read_finetuning(list(words)))
+        config = resolve(finetune.read(list(words)))
         network = config.network
         return config.model, network.stem_stride, network.depths, network.dims, config.layer_decay
 
@@ -78,7 +77,7 @@ def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
 
 def test_a_default_recipe_suits_few_epochs_and_many_channels(caplog: pytest.LogCaptureFixture) -> None:
     def policy(*words: str) -> str | None:
-        config = resolve(read_finetuning(["--data=data", "--epochs=2", *words]))
+        config = resolve(finetune.read(["--data=data", "--epochs=2", *words]))
         check(config)
         return config.augment.auto_augment
 
@@ -178,7 +177,7 @@ def test_an_unknown_model_of_timm_is_refused_before_anything_is_claimed_or_said(
         (["evaluate", "--weights=weights.safetensors", "--data=digits", "--image-size=0"], "at least 1"),
         (["probe", "--weights=weights.safetensors", "--neighbors=0"], "--neighbors is 0"),
         (["probe", "--weights=weights.safetensors", "--batch-size=0"], "at least 1"),
-        (["probe", "--weights=weights.safetensors", "--val-fraction=1"], "a share between 0 and 1"),
+        (["probe", "--weights=weights.safetensors", "--val-fraction=1"], "a fraction between 0 and 1"),
         (["embed", "--weights=weights.safetensors", "--images=data", "--out=f.csv"], ".npz or .parquet"),
         (["export", "--weights=weights.safetensors", "--out=x", "--format=caffe"], "caffe"),
         (["export", "--weights=weights.safetensors", "--out=x.pt", "--format=torch"], "end in .pt2"),

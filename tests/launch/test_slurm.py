@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
     Path("labels.yaml").write_text(yaml.safe_dump(LABELS))
-    Path("fcmae.models.py").write_text("raise RuntimeError('a module of the user')")
+    Path("models.py").write_text("raise RuntimeError('a module of the user')")
     yield tmp_path
     subprocess.run(["scancel", "--me"], check=False)
 

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from fcmae.launch.cli.main import main
 from fcmae.launch.cli.submit.pipeline import plan, split
 from fcmae.launch.cli.submit.steps import freeze
 from fcmae.launch.cli.submit.sweep import combinations
-from fcmae.launch.cluster import code as own_code
 from fcmae.launch.cluster.options import minutes, read_submission
 from fcmae.launch.cluster.records import State, cluster_state, notes, read_record, write_record
 
@@ -43,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
-    Path("fcmae.models.py").write_text("raise RuntimeError('a module of the user')")
+    Path("models.py").write_text("raise RuntimeError('a module of the user')")
     return tmp_path
 
 
@@ -252,7 +250,7 @@ def test_job_on_this_machine_runs_the_code_and_settings_of_its_submission(
     Path("tiny.yaml").write_text("epochs: 7")
     output = wait(folder / "run")
     assert "done: 56 steps" in output
-    assert (folder / "run" / "code" / "models" / "convnext.py").exists()
+    assert (folder / "run" / "code" / "fcmae" / "models" / "convnext.py").exists()
     capsys.readouterr()
     assert main(["jobs", "run"]) == 0
     assert "COMPLETED" in capsys.readouterr().out
@@ -329,15 +327,3 @@ def processes_of(run: Path) -> list[int]:
 
 def environment(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-
-
-def test_module_in_our_place_is_named(folder: Path) -> None:
-    command = "import sys; from fcmae.launch.cli.main import main; sys.exit(main(['info']))"
-    python = [sys.executable, "-P", "-c", command]
-    path = f"{folder}:{own_code.HOME}"
-    result = subprocess.run(python, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert result.returncode == 2, result.stderr
-    assert str(folder / "fcmae.models.py") in result.stderr
-    assert "Traceback" not in result.stderr
-    fine = subprocess.run(python, env={**os.environ, "PYTHONPATH": str(own_code.HOME)}, capture_output=True)
-    assert fine.returncode == 0

@@ -27,7 +27,7 @@ STAGE_PARSERS: dict[str, Callable[[], Parser]] = {
 }
 
 
-def submit_command(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Queue a stage, a sweep over its settings, or a pipeline of stages.
 
     Raises:

@@ -10,23 +10,19 @@ from fcmae.core.device import check_device_name
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
 from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.finetune import (
-    evaluation_parser,
-    probing_parser,
-    read_evaluation,
-    read_finetuning,
-    read_probing,
-)
-from fcmae.launch.cli.pretrain import read_pretraining
+from fcmae.launch.cli import evaluate, finetune, pretrain, probe
 from fcmae.launch.cluster.code import PACKAGE, snapshot
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import Submission
 from fcmae.launch.cluster.records import cluster_state, read_record, write_record
 from fcmae.launch.cluster.slurm import batch_script, check_cluster, check_folder, script_options, submit
 
-TRAINING: dict[str, Callable[[list[str]], Any]] = {"pretrain": read_pretraining, "finetune": read_finetuning}
-MEASURING: dict[str, Callable[[list[str]], Any]] = {"evaluate": read_evaluation, "probe": read_probing}
-MEASURING_PARSERS: dict[str, Callable[[], Parser]] = {"evaluate": evaluation_parser, "probe": probing_parser}
+TRAINING: dict[str, Callable[[list[str]], Any]] = {"pretrain": pretrain.read, "finetune": finetune.read}
+MEASURING: dict[str, Callable[[list[str]], Any]] = {"evaluate": evaluate.read, "probe": probe.read}
+MEASURING_PARSERS: dict[str, Callable[[], Parser]] = {
+    "evaluate": evaluate.make_parser,
+    "probe": probe.make_parser,
+}
 STAGES = (*TRAINING, *MEASURING)
 
 

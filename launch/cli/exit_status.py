@@ -1,0 +1,47 @@
+"""From a command to an exit status: what a person can mend becomes one line."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+from fcmae.core.errors import UserError
+
+Command = Callable[[list[str]], int]  # from the options on its command line to an exit status
+
+
+def exit_status(command: Command, argv: list[str]) -> int:
+    """Run a command; return 0, 2 for what the user can mend, or 128 + N after signal N.
+
+    Warnings of the project go to standard error, each text once.
+    """
+    handler = logging.StreamHandler()
+    handler.addFilter(Once())
+    logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s", handlers=[handler])
+    try:
+        return command(argv)
+    except UserError as error:
+        print(f"fcmae: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"fcmae: error: {error.strerror}: make room, and repeat the command", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+class Once(logging.Filter):
+    """A filter that passes each text once: what is submitted is checked, and again when acquired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record's text is new."""
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new

@@ -1,0 +1,53 @@
+"""`fcmae reconstruct`: draw originals, masked images and reconstructions of a folder's images."""
+
+from pathlib import Path
+
+from fcmae.core.device import check_device
+from fcmae.core.errors import UserError
+from fcmae.core.settings import Parser
+from fcmae.engine.preflight import check_counts
+from fcmae.engine.run_folder import RunFolder
+
+
+def run(argv: list[str]) -> int:
+    """Draw the picture; return the exit status.
+
+    Raises:
+        UserError: a run, folder or device that is not there, or no image to draw
+    """
+    options = make_parser().read(argv)
+    check_counts({"--count": options.count})
+    check_device(options.device)
+    config = RunFolder(options.run).config
+    if not config.is_file():
+        raise UserError(f"{options.run} is not the folder of a run (no {config.name})")
+    if not options.images.is_dir():
+        raise UserError(f"--images {options.images}: no such folder")
+    from fcmae.pretraining.reconstruct import reconstruct  # imports torch
+
+    reconstruct(
+        options.run,
+        options.images,
+        options.out,
+        count=options.count,
+        seed=options.seed,
+        device=options.device,
+    )
+    print(f"look at {options.out}")
+    return 0
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command's options."""
+    parser = Parser(
+        "fcmae reconstruct",
+        "Draw what a pre-training run makes of hidden patches. With norm_pix_loss, the default, the picture "
+        "gives each hidden patch its own true mean and deviation, which the network does not predict.",
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="picture to write (PNG)")
+    parser.add_argument("--count", type=int, default=8, help="number of images")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser
