@@ -90,12 +90,12 @@ def _apply_in_colour(image: Tensor, policy: Callable[[Image.Image], Image.Image]
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """timm's posterize, with one bit where timm's scale ends at none, which Pillow refuses."""
+    """Timm's posterize, with one bit where timm's scale ends at none, which Pillow refuses."""
     return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasing | None":
-    """timm's random erasing (arXiv 1708.04896) of normalised images (B, C, H, W), in place."""
+    """Timm's random erasing (arXiv 1708.04896) of normalised images (B, C, H, W), in place."""
     from timm.data.random_erasing import RandomErasing
 
     if augment.erase <= 0:
@@ -106,7 +106,7 @@ def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasi
 
 
 def mixing(augment: AugmentConfig, num_classes: int) -> "Mixup | None":
-    """timm's mixup (arXiv 1710.09412) and CutMix (1905.04899): images and labels (B,) to targets (B, K)."""
+    """Timm's mixup (arXiv 1710.09412) and CutMix (1905.04899): images and labels (B,) to targets (B, K)."""
     from timm.data import Mixup
 
     if not augment.mixes:

@@ -6,6 +6,7 @@ from typing import Literal
 from fcmae.data.config import CROP_PCT, ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 
+DEFAULT_IMAGE_SIZE = 224
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 POLICY_CHANNELS = (1, 3)  # of the images that timm's policies and torchvision's colour jitter are for
 
@@ -136,12 +137,17 @@ class FinetuneConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images, once `finetune.resolve` has completed the settings."""
-        return pair(self.image_size or 224)
+        return pair(self.image_size or DEFAULT_IMAGE_SIZE)
 
     @property
     def in_chans(self) -> int:
         """Channels of the images, likewise."""
         return self.network.in_chans or 3
+
+    @property
+    def keeps_averaged(self) -> bool:
+        """Whether the weights to keep are the moving average, whose metrics begin with ema_."""
+        return self.best.startswith("ema_")
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -84,16 +84,16 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
     if run is not None and is_own_data(data, run):
         config = own_config(run)
         there = data_root or config.data_root
-        return open_data(replace(config, image_size=network.image_size, data_root=there), run)[1]
+        return open_data(replace(config, image_size=network.card.image_size, data_root=there), run)[1]
     name, defaults = full_name(str(data)), FinetuneConfig()
     if is_folder(name):
-        return from_folders(find_val_classes(name), network.in_chans, network.value_range)
+        return from_folders(find_val_classes(name), network.card.in_chans, network.card.value_range)
     if name.startswith(TIMM):
         return from_timm(
-            name.removeprefix(TIMM), data_root or defaults.data_root, "validation", network.in_chans
+            name.removeprefix(TIMM), data_root or defaults.data_root, "validation", network.card.in_chans
         )
-    height, _ = network.image_size
-    return split_digits(height, network.in_chans, defaults.val_fraction, defaults.seed)[1]
+    height, _ = network.card.image_size
+    return split_digits(height, network.card.in_chans, defaults.val_fraction, defaults.seed)[1]
 
 
 def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:
@@ -102,13 +102,14 @@ def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> L
     Raises:
         UserError: the network does not know the classes, or has another number of nameless ones
     """
-    check_classes(labelled.classes, network.classes, data, weights)
-    if network.classes is None:
+    names = network.card.class_names
+    check_classes(labelled.classes, names, data, weights)
+    if names is None:
         if len(labelled.classes) != network.num_classes:
             raise UserError(
                 f"{data} has {len(labelled.classes)} classes and the head of {weights} has "
                 f"{network.num_classes}: measure on the data it was trained for, or fine-tune it on this"
             )
         return labelled
-    places = torch.tensor([network.classes.index(name) for name in labelled.classes])
-    return Labelled(labelled.source, places[labelled.labels], network.classes)
+    places = torch.tensor([names.index(name) for name in labelled.classes])
+    return Labelled(labelled.source, places[labelled.labels], list(names))

@@ -1,6 +1,7 @@
 """What measuring and predicting look at before torch is imported."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.names import full_name, is_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
-from fcmae.finetune.resolve import read_header
+from fcmae.models.card import read_card
 
 ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
 
@@ -26,7 +27,7 @@ def check_weights(weights: Path, device: str) -> None:
     check_device(device)
     folder = weights.absolute().parent
     run = RunFolder(folder.parent)
-    if not read_header(weights) and folder == run.checkpoints and run.config.is_file():
+    if read_card(weights) is None and folder == run.checkpoints and run.config.is_file():
         raise UserError(
             f"{weights}: {run.path} has not yet written its weights, which say how images are "
             "prepared for this checkpoint: wait for its first epochs, or repeat its command if it has ended"
@@ -82,10 +83,11 @@ def check_labelled(data: str | None, weights: Path) -> None:
     if data is None or not is_folder(data) or is_own_data(data, run):
         return
     classes = find_val_classes(data).classes
-    check_classes(classes, read_header(weights).get("class_names"), data, weights)
+    card = read_card(weights)
+    check_classes(classes, None if card is None else card.class_names, data, weights)
 
 
-def check_classes(classes: list[str], known: list[str] | None, data: str, weights: Path) -> None:
+def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str, weights: Path) -> None:
     """Refuse classes that the weights, where they name theirs, do not know.
 
     Raises:
@@ -95,7 +97,7 @@ def check_classes(classes: list[str], known: list[str] | None, data: str, weight
     if unknown:
         raise UserError(
             f"{weights} does not know {len(unknown)} of the {len(classes)} classes of {data} "
-            f"({some(unknown)}); it knows {len(known or [])} ({some(known or [])}): measure on those"
+            f"({some(unknown)}); it knows {len(known or [])} ({some(list(known or []))}): measure on those"
         )
 
 

@@ -55,9 +55,9 @@ def predict(
         UserError: weights or images that cannot be read, or a file that cannot be written
     """
     network = open_network(weights, pick_device(device))
-    classes = network.classes or [str(number) for number in range(network.num_classes)]
+    classes = network.card.class_names or [str(number) for number in range(network.num_classes)]
     topk = min(topk, len(classes))
-    source = FolderSource(ImageIndex.scan(images), network.in_chans, network.value_range)
+    source = FolderSource(ImageIndex.scan(images), network.card.in_chans, network.card.value_range)
     broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
     columns = [f"{name}_{rank}" for rank in range(1, topk + 1) for name in ("class", "probability")]
     count = 0
@@ -103,7 +103,7 @@ def embed(
         UserError: see `predict`
     """
     network = open_network(weights, pick_device(device), head=False)
-    source = FolderSource(ImageIndex.scan(images), network.in_chans, network.value_range)
+    source = FolderSource(ImageIndex.scan(images), network.card.in_chans, network.card.value_range)
     broken = BrokenList(fresh(out.with_name(out.name + ".broken.txt")))
     names: list[str] = []
     features: list[np.ndarray] = []

@@ -104,7 +104,7 @@ def check(config: FinetuneConfig) -> None:
         raise UserError(
             f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
         )
-    if config.best.startswith("ema_") and config.ema_decay is None:
+    if config.keeps_averaged and config.ema_decay is None:
         raise UserError(
             f"best is {config.best}, and no moving average is kept: set ema_decay, or best to top1"
         )

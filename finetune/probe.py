@@ -58,12 +58,12 @@ def probe(
     reader = network.reader(batch_size, workers, at)
     splits = open_splits(
         data,
-        network.in_chans,
-        network.image_size[0],
+        network.card.in_chans,
+        network.card.image_size[0],
         data_root=data_root,
         val_fraction=val_fraction,
         seed=0,
-        value_range=network.value_range,
+        value_range=network.card.value_range,
     )
     with autocast(precision, at):
         train = extract_features(network.model, splits[0], reader, limit)

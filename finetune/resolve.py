@@ -3,49 +3,58 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fcmae.core.errors import UserError
 from fcmae.data.names import full_name
-from fcmae.finetune.config import POLICY_CHANNELS, RAND_AUGMENT, AugmentConfig, FinetuneConfig
-from fcmae.models import header
+from fcmae.finetune.config import (
+    DEFAULT_IMAGE_SIZE,
+    POLICY_CHANNELS,
+    RAND_AUGMENT,
+    AugmentConfig,
+    FinetuneConfig,
+)
+from fcmae.models.card import Card, read_card
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "convnextv2_atto"
 FROM_INIT = ("in_chans", "stem_stride", "depths", "dims")
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:
-    """The settings with model, network, image size and statistics taken from --init, or their defaults.
+    """Return the settings with model, network, image size and statistics from --init, or their defaults.
 
     Raises:
         UserError: no such weights, or weights of another model than --model
     """
-    known = describe_init(Path(config.init).expanduser()) if config.init else {}
-    if known and names_another(config, known["model"]):
-        raise UserError(
-            f"--init {config.init} holds {known['model']}, not {config.model}: leave --model out, "
-            "or give other weights"
-        )
-    options = known.get("options", {})
+    card = Card(model=DEFAULT_MODEL, options={})
+    if config.init:
+        card = describe_init(Path(config.init).expanduser())
+        if names_another(config, card.model):
+            raise UserError(
+                f"--init {config.init} holds {card.model}, not {config.model}: leave --model out, "
+                "or give other weights"
+            )
     open_options = {
-        name: options[name] for name in FROM_INIT if name in options and getattr(config.network, name) is None
+        name: card.options[name]
+        for name in FROM_INIT
+        if name in card.options and getattr(config.network, name) is None
     }
     network = replace(config.network, **open_options)
     network.in_chans = network.in_chans or 3
     network.stem_stride = network.stem_stride or 4
-    alike = network.in_chans == options.get("in_chans")  # the statistics are of as many channels
+    alike = network.in_chans == card.options.get("in_chans")  # the statistics are of as many channels
     images = replace(
         config.images,
-        mean=config.images.mean or (known.get("mean") if alike else None),
-        std=config.images.std or (known.get("std") if alike else None),
-        value_range=config.images.value_range or known.get("value_range"),
+        mean=config.images.mean or (card.mean if alike else None),
+        std=config.images.std or (card.std if alike else None),
+        value_range=config.images.value_range or card.value_range,
     )
     return replace(
         config,
         data=full_name(config.data),
-        model=config.model or known.get("model") or "convnextv2_atto",
-        image_size=config.image_size or known.get("image_size") or 224,
+        model=config.model or card.model,
+        image_size=config.image_size or card.image_size or DEFAULT_IMAGE_SIZE,
         network=network,
         augment=settle_policy(config.augment, network.in_chans),
         images=images,
@@ -53,7 +62,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def settle_policy(augment: AugmentConfig, channels: int) -> AugmentConfig:
-    """The augmentation with the policy that auto means for images of so many channels."""
+    """Return the augmentation with the policy that auto means for images of so many channels."""
     if augment.auto_augment != "auto":
         return augment
     if channels in POLICY_CHANNELS:
@@ -63,7 +72,7 @@ def settle_policy(augment: AugmentConfig, channels: int) -> AugmentConfig:
 
 
 def names_another(config: FinetuneConfig, known: str) -> bool:
-    """Whether --model is not the model of the weights; depths and dims, where given, say the size."""
+    """Tell whether --model is not the model of the weights; depths and dims, where given, say the size."""
     if config.model is None:
         return False
     if config.network.depths and config.network.dims:
@@ -71,31 +80,18 @@ def names_another(config: FinetuneConfig, known: str) -> bool:
     return config.model != known
 
 
-def describe_init(path: Path) -> dict[str, Any]:
-    """What weights say about themselves: model, options, image_size, mean, std, value_range, where they do.
+def describe_init(path: Path) -> Card:
+    """Return what is known of weights: what their file says, or else what their tensors tell.
 
     Raises:
         UserError: no such file, or none that holds weights
     """
-    known = read_header(path)
-    if not known:
-        from fcmae.finetune.network import read_weights  # imports torch
+    card = read_card(path)
+    if card is None:
+        from fcmae.models.weights import load_weights  # imports torch
 
-        weights = read_weights(path)
-        known = {"model": weights.model, "options": weights.options}
-    return known
-
-
-def read_header(weights: Path) -> dict[str, Any]:
-    """What weights, as a run folder or a file, say about themselves; empty for those of others.
-
-    Raises:
-        UserError: no such weights, damaged ones, or ones of a newer version
-    """
-    try:
-        return header.read_header(weights)
-    except ValueError as error:
-        raise UserError(f"{weights}: {error}") from None
+        card = load_weights(path).card
+    return card
 
 
 def check_image_size(size: tuple[int, int], stride: int, remedy: str = "") -> None:
@@ -107,7 +103,7 @@ def check_image_size(size: tuple[int, int], stride: int, remedy: str = "") -> No
         remedy: what else to do about it than to choose another size
 
     Raises:
-        UserError: see above
+        UserError: the message names multiples of the stride as the remedy
     """
     height, width = size
     if height < 1 or width < 1 or height % stride or width % stride:

@@ -165,7 +165,7 @@ class FinetuneTask(Task):
             self.write_weights(load_checkpoint(best))
 
     def write_weights(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint's weights as model.safetensors, the averaged ones if `best` says so."""
-        chosen = state["ema" if self.config.best.startswith("ema_") else "model"]
+        """Write a checkpoint's weights as the run's result, the averaged ones if `best` says so."""
+        chosen = state["ema" if self.config.keeps_averaged else "model"]
         metrics = {self.config.best: state["progress"]["best"]}
         save_network(chosen, self.config, self.classes, metrics, self.run.classifier)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from fcmae.core.errors import UserError
+
 State = dict[str, Tensor]
 
 # Ours against theirs; {i} stage, {j} block, {n} place in a pair of layers, {p} weight or bias.
@@ -48,7 +50,7 @@ UNDERSTOOD = (
 
 
 def to_ours(state: State) -> State:
-    """A ConvNeXt state dict in any form that is understood, under our names and in our shapes.
+    """Return a ConvNeXt state dict in any form that is understood, under our names and in our shapes.
 
     Keys that have no place in a ConvNeXt keep their names, so that a later comparison reports them.
 
@@ -56,7 +58,7 @@ def to_ours(state: State) -> State:
         state: names and tensors; of an FCMAE checkpoint only the encoder is taken
 
     Raises:
-        ValueError: the names are of no form that is understood; the message shows some
+        UserError: the names are of no form that is understood; the message shows some
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # DDP's prefix
     if any(name.startswith("encoder.downsample_layers.") for name in state):
@@ -68,11 +70,11 @@ def to_ours(state: State) -> State:
     if any(TRANSFORMERS_PREFIX.sub("", name) == "embeddings.patch_embeddings.weight" for name in state):
         return _from_transformers(state)
     some = ", ".join(list(state)[:3]) or "nothing"
-    raise ValueError(f"not a ConvNeXt: it holds {some}, ... ({len(state)} keys); understood are {UNDERSTOOD}")
+    raise UserError(f"not a ConvNeXt: it holds {some}, ... ({len(state)} keys); understood are {UNDERSTOOD}")
 
 
 def to_timm(state: State, pointwise_convs: bool = False) -> State:
-    """Our state dict for timm's ConvNeXt (timm.models.convnext, V1 or V2).
+    """Return our state dict for timm's ConvNeXt (timm.models.convnext, V1 or V2).
 
     Args:
         state: of a ConvNeXt of ours
@@ -90,7 +92,7 @@ def to_timm(state: State, pointwise_convs: bool = False) -> State:
 
 
 def to_transformers(state: State) -> State:
-    """Our state dict for transformers' ConvNext(V2)ForImageClassification; without a head, ConvNext(V2)Model.
+    """Return our state dict for transformers' ConvNext(V2)ForImageClassification, or its Model with no head.
 
     Args:
         state: of a ConvNeXt of ours
@@ -104,7 +106,7 @@ def to_transformers(state: State) -> State:
 
 
 def _take_encoder(state: State) -> State:
-    """What is under `encoder.` in an FCMAE checkpoint, official or ours, without the decoder's parts."""
+    """Return what is under `encoder.` in an FCMAE checkpoint, official or ours, without the decoder."""
     return {
         name.removeprefix("encoder."): tensor
         for name, tensor in state.items()
@@ -113,7 +115,7 @@ def _take_encoder(state: State) -> State:
 
 
 def _from_official(state: State) -> State:
-    """Dense names as they are; the sparse model's, MinkowskiEngine's, as the dense network has them."""
+    """Keep dense names; turn the sparse model's, MinkowskiEngine's, into what the dense network has."""
     ours = {}
     for name, tensor in state.items():
         name = re.sub(r"\.(ln|linear)\.(?=weight$|bias$)", ".", name)
@@ -128,7 +130,7 @@ def _from_official(state: State) -> State:
 
 
 def _dense_kernel(kernel: Tensor, depthwise: bool) -> Tensor:
-    """A MinkowskiEngine kernel, whose positions have x varying slowest, as a dense convolution's weight.
+    """Turn a MinkowskiEngine kernel, in whose positions x varies slowest, into a dense convolution's weight.
 
     Args:
         kernel: (k * k, C) of a depthwise convolution, to (C, 1, k, k); (k * k, C, C') of a full one, or
@@ -144,6 +146,7 @@ def _dense_kernel(kernel: Tensor, depthwise: bool) -> Tensor:
 
 
 def _from_timm(state: State) -> State:
+    """Rename timm's tensors, and give them our shapes."""
     theirs_to_ours = {theirs: ours for ours, theirs in TIMM_NAMES.items()}
     ours = {}
     for name, tensor in state.items():
@@ -157,6 +160,7 @@ def _from_timm(state: State) -> State:
 
 
 def _from_transformers(state: State) -> State:
+    """Rename transformers' tensors."""
     theirs_to_ours = {theirs: ours for ours, theirs in TRANSFORMERS_NAMES.items()}
     return {
         _rename(TRANSFORMERS_PREFIX.sub("", name), theirs_to_ours): tensor for name, tensor in state.items()
@@ -164,7 +168,7 @@ def _from_transformers(state: State) -> State:
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:
-    """The name by the first row of the table that it matches, or as it is."""
+    """Return the name by the first row of the table that it matches, or as it is."""
     for pattern, replacement in table.items():
         match = re.fullmatch(_as_regex(pattern), name)
         if match is not None:
@@ -173,6 +177,6 @@ def _rename(name: str, table: Mapping[str, str]) -> str:
 
 
 def _as_regex(pattern: str) -> str:
-    """`stages.{i}.norm.{p}` as a regular expression with groups i and p."""
+    """Turn `stages.{i}.norm.{p}` into a regular expression with groups i and p."""
     escaped = pattern.replace(".", r"\.")
     return re.sub(r"\{(\w)\}", lambda field: rf"(?P<{field[1]}>\w+)", escaped)

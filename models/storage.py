@@ -1,48 +1,79 @@
-"""Files and folders of weights, read into tensors and metadata without running any code in them."""
+"""Files of weights: tensors and their card, written whole, and read without running any code in them."""
 
 import argparse
+import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fcmae.models.header import find_weights, read_header
+from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
+from fcmae.models.card import Card, find_weights, read_card
 
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
-AVERAGED = "ema"  # the moving average of the weights in our checkpoints, and before the names of its figures
+AVERAGED = "ema"  # the moving average of the weights in our checkpoints
 STARTS = (b"PK", b"\x80")  # of the zip archives and the pickles that torch.save writes
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file under the names they have there, on the CPU, and our metadata where there is any.
+def save_weights(path: Path, state: Mapping[str, Tensor], card: Card) -> None:
+    """Write tensors by name, with their card, as a safetensors file whose bytes depend on these alone.
 
     Args:
-        path: see `find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
-            in a run that keeps averaged weights, they are read
+        path: the file to write
+        state: of a network, on any device
+        card: what is known of it
 
     Raises:
-        ValueError: absent, damaged, from a newer version, or not a dict of tensors
+        OSError: the disk is full or the folder cannot be written
     """
-    header = read_header(path)
+    content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()})
+    # The library would write the metadata in an order that every process draws anew: it goes in front here.
+    length = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": card.to_metadata(), **json.loads(content[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    with write_atomically(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(content)[8 + length :])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
+    """Return the tensors of a file under the names they have there, on the CPU, and their card or None.
+
+    Args:
+        path: as for `find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
+            whose card is that of averaged weights, they are read
+
+    Raises:
+        UserError: absent, damaged, from a newer version, or not a dict of tensors
+    """
+    card = read_card(path)
     file = find_weights(path)
     if file.suffix != ".safetensors":
-        averaged = any(name.startswith(AVERAGED) for name in header.get("metrics", ()))
-        return _read_torch(file, (AVERAGED, *WRAPPERS) if averaged else WRAPPERS), header
+        wrappers = (AVERAGED, *WRAPPERS) if card is not None and card.averaged else WRAPPERS
+        try:
+            return _read_torch(file, wrappers), card
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     try:
-        return load_file(file), header
+        return load_file(file), card
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot be read as safetensors ({error})") from error
+        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
 def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
-    """What torch.save wrote, by its reader that makes nothing but data.
+    """Return what torch.save wrote, by its reader that makes nothing but data.
 
     Args:
         path: a state dict, or a checkpoint that holds one under one of the names in `wrappers`
+
+    Raises:
+        UserError: it is damaged, holds code, or no dict of tensors
     """
     try:
         # The official training code and timm store their settings beside the weights as a plain Namespace.
@@ -51,11 +82,11 @@ def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
     except Exception as error:  # bytes of any kind can fail in any way
         with path.open("rb") as file:
             if not file.read(2).startswith(STARTS):
-                raise ValueError("is not a file of weights") from error
+                raise UserError("is not a file of weights") from error
         reason = type(error).__name__
         if not isinstance(error, pickle.UnpicklingError):  # whose text tells how to switch the safety off
             reason += ": " + str(error).partition("\n")[0][:200]
-        raise ValueError(
+        raise UserError(
             f"cannot be read as plain tensors ({reason}); a file that runs code when it is read is refused: "
             "save its state dict alone"
         ) from error
@@ -64,8 +95,8 @@ def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
             state = state[wrapper]
             break
     if not isinstance(state, dict):
-        raise ValueError(f"holds a {type(state).__name__}, not a dict of tensors")
+        raise UserError(f"holds a {type(state).__name__}, not a dict of tensors")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name} is a {type(value).__name__}: it is no dict of tensors by name")
+            raise UserError(f"{name} is a {type(value).__name__}: it is no dict of tensors by name")
     return dict(state)

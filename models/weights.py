@@ -6,17 +6,19 @@ Shapes: C channels, k kernel side.
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fcmae.core.errors import UserError
+from fcmae.models.card import Card
 from fcmae.models.convnext import ConvNeXt, create_model
 from fcmae.models.formats import State, to_ours
-from fcmae.models.sizes import SIZES, Size, find_size
+from fcmae.models.sizes import SIZES, Size
 from fcmae.models.storage import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -30,37 +32,16 @@ class Weights:
 
     Args:
         state: tensors under our names, on the CPU; without norm and head where it is a bare encoder
-        model: name of `list_models()`: the published size, or any of its generation where `options`
-            give depths and dims
-        options: further arguments of `create_model`: in_chans, stem_stride, and depths and dims of a size
-            that is not published
-        num_classes: rows of the head, 0 without one
-        class_names: of the head's rows, where the file says
-        image_size: (height, width) in training, where the file says
-        mean, std: of pixels in 0..1, by channel, where the file says
-        crop_pct: share of the short side that evaluation crops, where the file says
-        value_range: values of 16-bit and float images that become 0 and 1, where the file says
+        card: model and options as the tensors say them, and the rest where the file says it
     """
 
     state: State
-    model: str
-    options: dict[str, Any]
-    num_classes: int
-    class_names: list[str] | None = None
-    image_size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    crop_pct: float | None = None
-    value_range: tuple[float, float] | None = None
+    card: Card
 
     @property
-    def size(self) -> Size:
-        """Blocks and widths, published or not."""
-        published = find_size(self.model)
-        return Size(
-            self.options.get("depths", published.depths),
-            self.options.get("dims", published.dims),
-        )
+    def num_classes(self) -> int:
+        """Rows of the head, 0 without one."""
+        return self.state["head.weight"].shape[0] if "head.weight" in self.state else 0
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -72,15 +53,15 @@ def load_weights(path: str | Path) -> Weights:
             the sparse FCMAE model's), and timm's and transformers' ConvNeXt V1 and V2
 
     Raises:
-        ValueError: the file is absent, damaged or none of these, or its tensors do not make up a ConvNeXt;
+        UserError: the file is absent, damaged or none of these, or its tensors do not make up a ConvNeXt;
             the message lists missing, unexpected and mis-shaped keys
     """
     path = Path(path)
+    tensors, card = read_tensors(path)
     try:
-        tensors, metadata = read_tensors(path)
-        return _describe(to_ours(tensors), metadata)
+        return _describe(to_ours(tensors), card)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def create_model_from(
@@ -90,18 +71,18 @@ def create_model_from(
     class_rows: Sequence[int | None] | None = None,
     **options: Any,
 ) -> ConvNeXt:
-    """The network that the weights belong to, with them in it.
+    """Return the network that the weights belong to, with them in it.
 
     Args:
-        num_classes: rows of the head; none is as many as the weights have
+        num_classes: rows of the head, by default as many as the weights have
         class_rows: see `load_into`
         **options: of `create_model`, such as features_only; the stem is adapted to in_chans
 
     Raises:
-        ValueError: the weights do not fit the options
+        UserError: the weights do not fit the options
     """
     num_classes = weights.num_classes if num_classes is None else num_classes
-    model = create_model(weights.model, num_classes=num_classes, **{**weights.options, **options})
+    model = create_model(weights.card.model, num_classes=num_classes, **{**weights.card.options, **options})
     load_into(model, weights, class_rows=class_rows)
     return model
 
@@ -117,7 +98,7 @@ def load_into(model: ConvNeXt, weights: Weights, *, class_rows: Sequence[int | N
             for one that keeps its initial weights (`match_classes` finds them by name)
 
     Raises:
-        ValueError: another architecture, or class rows that the heads do not have
+        UserError: another architecture, or class rows that the heads do not have
     """
     state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(NORM_AND_HEAD)}
     stem = "downsample_layers.0.0.weight"
@@ -126,25 +107,30 @@ def load_into(model: ConvNeXt, weights: Weights, *, class_rows: Sequence[int | N
     try:
         compare_states(state, model.state_dict())
     except ValueError as error:
-        described = ", ".join(f"{name} {value}" for name, value in weights.options.items())
-        raise ValueError(f"weights of {weights.model} ({described}) in another network: {error}") from error
+        card = weights.card
+        described = ", ".join(f"{name} {value}" for name, value in card.options.items())
+        raise UserError(f"weights of {card.model} ({described}) in another network: {error}") from error
     model.load_state_dict(state)
 
 
 def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
-    """For each target class, the place of the source class of that name, or None."""
+    """Return for each target class the place of the source class of that name, or None."""
     rows = {name: row for row, name in enumerate(source)}
     return [rows.get(name) for name in target]
 
 
 def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
-    """A stem's weight for images of other channels, as timm does it (timm.models.adapt_input_conv).
+    """Return a stem's weight for images of other channels, as timm does it (timm.models.adapt_input_conv).
 
-    One channel takes the sum of all; otherwise the channels are repeated in order and scaled by their share,
+    One channel takes the sum of all; otherwise the channels are repeated in order and scaled by C / in_chans,
     so that an image with equal channels gives the same response where they repeat a whole number of times.
 
     Args:
-        weight: (C', C, k, k), to (C', in_chans, k, k)
+        weight: (C', C, k, k)
+        in_chans: channels of the images
+
+    Returns:
+        (C', in_chans, k, k)
     """
     channels = weight.shape[1]
     if in_chans == 1 and channels > 1:
@@ -157,7 +143,7 @@ def compare_states(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     """Refuse a state dict whose names or shapes are not those that are expected.
 
     Raises:
-        ValueError: the first few missing, unexpected and mis-shaped keys, and how many there are of each
+        UserError: the first few missing, unexpected and mis-shaped keys, and how many there are of each
     """
     problems = {
         "missing": [name for name in expected if name not in state],
@@ -174,40 +160,38 @@ def compare_states(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         if names
     ]
     if lines := "; ".join(lists):
-        raise ValueError(f"keys do not fit: {lines}")
+        raise UserError(f"keys do not fit: {lines}")
 
 
-def _describe(state: State, metadata: Mapping[str, Any]) -> Weights:
-    """The weights with their architecture, which the tensors themselves tell.
+def _describe(state: State, card: Card | None) -> Weights:
+    """Return the weights with their card, whose architecture is what the tensors themselves tell.
+
+    Args:
+        state: under our names
+        card: of their file, where it has one
 
     Raises:
-        ValueError: they do not make up a ConvNeXt, or the metadata does not belong to them
+        UserError: they do not make up a ConvNeXt, or the card does not belong to them
     """
     model, options = _find_architecture(state)
-    num_classes = _tensor(state, "head.weight", 2).shape[0] if "head.weight" in state else 0
+    if "head.weight" in state:
+        _tensor(state, "head.weight", 2)
+    found = Card(model=model, options=options)
+    card = found if card is None else replace(card, model=model, options=options)
+    weights = Weights(state, card)
     with torch.device("meta"):
         bare = not any(name.startswith(NORM_AND_HEAD) for name in state)
-        network = create_model(model, num_classes=num_classes, features_only=bare, **options)
+        network = create_model(model, num_classes=weights.num_classes, features_only=bare, **options)
     compare_states(state, network.state_dict())
-    class_names = metadata.get("class_names")
-    if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(f"the metadata names {len(class_names)} classes, the head has {num_classes}")
-    return Weights(
-        state,
-        model,
-        options,
-        num_classes,
-        class_names,
-        image_size=_as_tuple(metadata.get("image_size")),
-        mean=_as_tuple(metadata.get("mean")),
-        std=_as_tuple(metadata.get("std")),
-        crop_pct=metadata.get("crop_pct"),
-        value_range=_as_tuple(metadata.get("value_range")),
-    )
+    if card.class_names is not None and len(card.class_names) != weights.num_classes:
+        raise UserError(
+            f"the metadata names {len(card.class_names)} classes, the head has {weights.num_classes}"
+        )
+    return weights
 
 
 def _find_architecture(state: State) -> tuple[str, dict[str, Any]]:
-    """The name and the options with which `create_model` makes the network of these tensors."""
+    """Return the name and the options with which `create_model` makes the network of these tensors."""
     stem = _tensor(state, "downsample_layers.0.0.weight", 4)
     convolutions = [stem, *(_tensor(state, f"downsample_layers.{i}.1.weight", 4) for i in (1, 2, 3))]
     dims = [convolution.shape[0] for convolution in convolutions]
@@ -224,20 +208,16 @@ def _find_architecture(state: State) -> tuple[str, dict[str, Any]]:
 
 
 def _tensor(state: State, name: str, ndim: int) -> Tensor:
-    """The tensor of that name, which has to be there and to have so many dimensions."""
+    """Return the tensor of that name, which has to be there and to have so many dimensions."""
     if name not in state:
-        raise ValueError(f"not a whole ConvNeXt: {name} is missing")
+        raise UserError(f"not a whole ConvNeXt: {name} is missing")
     if state[name].ndim != ndim:
-        raise ValueError(f"{name} has {state[name].ndim} dimensions instead of {ndim}")
+        raise UserError(f"{name} has {state[name].ndim} dimensions instead of {ndim}")
     return state[name]
 
 
-def _as_tuple(values: Iterable[Any] | None) -> Any:
-    return None if values is None else tuple(values)
-
-
 def _fit_head(model: ConvNeXt, weights: Weights, class_rows: Sequence[int | None] | None) -> State:
-    """The norm and head that the network needs, as trained where they fit and else as initialised."""
+    """Return the norm and head that the network needs, as trained where they fit and else as initialised."""
     initial = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(NORM_AND_HEAD)}
     fitted = {name: weights.state.get(name, tensor) for name, tensor in initial.items()}
     if class_rows is not None:
@@ -252,12 +232,12 @@ def _fit_head(model: ConvNeXt, weights: Weights, class_rows: Sequence[int | None
 
 
 def _take_rows(model: ConvNeXt, weights: Weights, class_rows: Sequence[int | None]) -> tuple[Tensor, Tensor]:
-    """Weight (classes, C) and bias (classes,) of a head with rows of the trained one."""
+    """Return weight (classes, C) and bias (classes,) of a head with rows of the trained one."""
     if len(class_rows) != model.num_classes:
-        raise ValueError(f"class_rows has {len(class_rows)} rows for a head of {model.num_classes} classes")
+        raise UserError(f"class_rows has {len(class_rows)} rows for a head of {model.num_classes} classes")
     wrong = [row for row in class_rows if row is not None and not 0 <= row < weights.num_classes]
     if wrong:
-        raise ValueError(f"class_rows wants row {wrong[0]}, the weights have {weights.num_classes} classes")
+        raise UserError(f"class_rows wants row {wrong[0]}, the weights have {weights.num_classes} classes")
     places = [place for place, row in enumerate(class_rows) if row is not None]
     rows = [row for row in class_rows if row is not None]
     state = model.state_dict()

@@ -1,14 +1,10 @@
 """Files that appear whole or not at all."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -49,16 +45,3 @@ def replace_durably(source: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def write_safetensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, Any]) -> None:
-    """Write tensors by name, and metadata whose values become JSON: safetensors allows strings only.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written
-    """
-    from safetensors.torch import save  # imports torch
-
-    weights = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    with write_atomically(path) as file:
-        file.write(save(weights, metadata={name: json.dumps(value) for name, value in metadata.items()}))

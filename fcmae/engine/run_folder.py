@@ -13,7 +13,7 @@ import yaml
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
-from fcmae.models.header import CHECKPOINTS, CLASSIFIER, ENCODER
+from fcmae.models.card import CHECKPOINTS, CLASSIFIER, ENCODER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

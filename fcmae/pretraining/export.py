@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fcmae.core.files import write_safetensors
+from fcmae.models.card import Card
+from fcmae.models.storage import save_weights
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.model import FCMAE
 
@@ -10,26 +11,31 @@ from fcmae.pretraining.model import FCMAE
 def export_encoder(
     model: FCMAE, config: PretrainConfig, mean: tuple[float, ...], std: tuple[float, ...], path: Path
 ) -> None:
-    """Write the encoder's weights, under the names of `create_model`, with what is needed to use them.
+    """Write the encoder's weights, under the names of `create_model`, with the card of how to use them.
 
-    The metadata (safetensors allows strings only) holds JSON values: `model` and `options` are the arguments
-    of `create_model`, `image_size` is (height, width), `mean` and `std` are of pixels in 0..1, `value_range`
-    are the values of 16-bit and float images that became 0 and 1, null for all that there can be.
+    Args:
+        model: what was trained
+        config: the run's settings
+        mean, std: of pixels in 0..1, by channel
+        path: the file to write
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written
     """
+    network = config.network
     options = {
-        "in_chans": config.network.in_chans,
-        "stem_stride": config.network.stem_stride,
-        "depths": config.network.depths,
-        "dims": config.network.dims,
+        "in_chans": network.in_chans,
+        "stem_stride": network.stem_stride,
+        "depths": network.depths,
+        "dims": network.dims,
     }
-    metadata = {
-        "format": "fcmae.encoder.1",
-        "model": config.model,
-        "options": {name: value for name, value in options.items() if value is not None},
-        "image_size": model.image_size,
-        "mean": mean,
-        "std": std,
-        "value_range": config.images.value_range,
-        "pretraining": {"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
-    }
-    write_safetensors(path, model.encoder.state_dict(), metadata)
+    card = Card(
+        model=config.model,
+        options={name: value for name, value in options.items() if value is not None},
+        image_size=model.image_size,
+        mean=mean,
+        std=std,
+        value_range=config.images.value_range,
+        pretraining={"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
+    )
+    save_weights(path, model.encoder.state_dict(), card)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from fcmae import create_model
+from fcmae.models.card import Card
+from fcmae.models.storage import save_weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "detection.md"
 
@@ -18,12 +19,9 @@ def test_the_page_trains_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.manual_seed(0)
     options: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
     encoder = create_model("convnextv2_atto", features_only=True, **options)
-    metadata = {
-        "format": '"fcmae.encoder.1"', "model": '"convnextv2_atto"', "image_size": "[128, 128]",
-        "options": '{"in_chans": 3, "stem_stride": 4, "depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}',
-        "mean": "[0.4, 0.4, 0.4]", "std": "[0.25, 0.25, 0.25]",
-    }  # fmt: skip
-    save_file(encoder.state_dict(), "encoder.safetensors", metadata=metadata)
+    known: dict[str, Any] = {"image_size": (128, 128), "mean": (0.4, 0.4, 0.4), "std": (0.25, 0.25, 0.25)}
+    card = Card(model="convnextv2_atto", options={"in_chans": 3, "stem_stride": 4, **options}, **known)
+    save_weights(Path("encoder.safetensors"), encoder.state_dict(), card)
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec("\n".join(blocks[:2]), names)

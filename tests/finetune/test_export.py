@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
@@ -19,23 +18,20 @@ from fcmae.core.errors import UserError
 from fcmae.data.transforms import resize_center_crop
 from fcmae.finetune import export as finetune_export
 from fcmae.finetune.export import ExportFormat, export
+from fcmae.models.card import Card
+from fcmae.models.storage import save_weights
 
 Randomize = Callable[[nn.Module], nn.Module]
+STEM = {"in_chans": 3, "stem_stride": 4}
 SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
-CLASSES = ["ant", "bee", "cat", "dog"]
+CLASSES = ("ant", "bee", "cat", "dog")
 OUT = {"onnx": "net.onnx", "timm": "net", "transformers": "net", "torch": "net.pt2"}
 IMAGES = torch.randn(5, 3, 64, 32, generator=torch.Generator().manual_seed(5))
 
 
-def save_weights(model: nn.Module, path: Path, **metadata: Any) -> Path:
-    known = {
-        "format": "fcmae.model.1",
-        "image_size": (64, 32),
-        "mean": (0.4, 0.5, 0.6),
-        "std": (0.1, 0.2, 0.3),
-    }
-    values = {name: json.dumps(value) for name, value in (known | metadata).items()}
-    save_file(model.state_dict(), path, values)
+def write(model: nn.Module, path: Path, **known: Any) -> Path:
+    usual = {"image_size": (64, 32), "mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
+    save_weights(path, model.state_dict(), Card(model="convnextv2_atto", options={}, **(usual | known)))
     return path
 
 
@@ -55,25 +51,27 @@ def test_onnx_runs_with_any_batch_and_says_what_it_needs(randomize: Randomize, t
     import onnxruntime
 
     model = trained(randomize)
-    weights = save_weights(model, tmp_path / "w.safetensors", class_names=CLASSES)
+    weights = write(model, tmp_path / "w.safetensors", class_names=CLASSES)
     export(weights, "onnx", tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     assert_same(torch.from_numpy(session.run(["logits"], {"images": IMAGES.numpy()})[0]), model)
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["class_names"]) == CLASSES
-    assert json.loads(metadata["mean"]) == [0.4, 0.5, 0.6]
+    card = Card.from_metadata(session.get_modelmeta().custom_metadata_map)
+    assert card is not None
+    assert (card.class_names, card.mean, card.options) == (CLASSES, (0.4, 0.5, 0.6), {**STEM, **SIZE})
 
 
 def test_a_torch_program_runs_with_any_batch(randomize: Randomize, tmp_path: Path) -> None:
     model = trained(randomize, stem_stride=2)
     known = {"class_names": CLASSES, "crop_pct": 0.9, "value_range": (0, 4095)}
-    weights = save_weights(model, tmp_path / "w.safetensors", **known)
+    weights = write(model, tmp_path / "w.safetensors", **known)
     export(weights, "torch", tmp_path / "net.pt2")
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "net.pt2", extra_files=extra)
     assert_same(program.module()(IMAGES).detach(), model)
-    said = {name: json.loads(value) for name, value in json.loads(extra["metadata.json"]).items()}
-    assert (said["class_names"], said["crop_pct"], said["value_range"]) == (CLASSES, 0.9, [0, 4095])
+    card = Card.from_metadata(json.loads(extra["metadata.json"]))
+    assert card is not None
+    assert (card.class_names, card.crop_pct, card.value_range) == (CLASSES, 0.9, (0, 4095))
+    assert (card.image_size, card.options) == ((64, 32), {**STEM, "stem_stride": 2, **SIZE})
 
 
 @pytest.mark.parametrize(
@@ -90,21 +88,22 @@ def test_timm_loads_the_folder(
 ) -> None:
     model = trained(randomize, name, **options)
     names = CLASSES if model.num_classes else None
-    export(save_weights(model, tmp_path / "w.safetensors", class_names=names), "timm", tmp_path / "net")
+    export(write(model, tmp_path / "w.safetensors", class_names=names), "timm", tmp_path / "net")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
     assert_same(theirs(IMAGES).detach(), model)
     assert timm.data.resolve_model_data_config(theirs)["mean"] == [0.4, 0.5, 0.6]
-    assert json.loads((tmp_path / "net" / "config.json").read_text()).get("label_names") == names
+    labels = json.loads((tmp_path / "net" / "config.json").read_text()).get("label_names")
+    assert labels == (list(CLASSES) if names else None)
 
 
 @pytest.mark.parametrize(("name", "stride"), [("convnextv2_atto", 2), ("convnext_tiny", 4)])
 def test_transformers_loads_the_folder(name: str, stride: int, randomize: Randomize, tmp_path: Path) -> None:
     model = trained(randomize, name, stem_stride=stride)
-    weights = save_weights(model, tmp_path / "w.safetensors", class_names=CLASSES, image_size=(64, 64))
+    weights = write(model, tmp_path / "w.safetensors", class_names=CLASSES, image_size=(64, 64))
     export(weights, "transformers", tmp_path / "net")
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
     assert_same(theirs(IMAGES).logits.detach(), model)
-    assert [theirs.config.id2label[row] for row in range(4)] == CLASSES
+    assert [theirs.config.id2label[row] for row in range(4)] == [*CLASSES]
     picture = torch.full((3, 90, 120), 255, dtype=torch.uint8)
     pixels = AutoImageProcessor.from_pretrained(tmp_path / "net")(picture, return_tensors="pt")[
         "pixel_values"
@@ -120,7 +119,7 @@ def test_exports_prepare_images_as_evaluation_does(
     """Pixels of a ramp, 0 to 255, by our transform and by theirs."""
     mean, std, size = (0.0,) * 3, (1.0,) * 3, (side, side)
     known = {"image_size": size, "crop_pct": crop_pct, "mean": mean, "std": std}
-    weights = save_weights(trained(randomize), tmp_path / "w.safetensors", **known)
+    weights = write(trained(randomize), tmp_path / "w.safetensors", **known)
     export(weights, "timm", tmp_path / "timm")
     export(weights, "transformers", tmp_path / "transformers")
     down, across = torch.arange(90)[:, None], torch.arange(120)
@@ -138,7 +137,7 @@ def test_exports_prepare_images_as_evaluation_does(
 
 def test_transformers_features_of_a_bare_encoder(randomize: Randomize, tmp_path: Path) -> None:
     encoder = trained(randomize, features_only=True)
-    export(save_weights(encoder, tmp_path / "w.safetensors"), "transformers", tmp_path / "net")
+    export(write(encoder, tmp_path / "w.safetensors"), "transformers", tmp_path / "net")
     theirs = AutoModel.from_pretrained(tmp_path / "net").eval()
     pooled = encoder.forward_features(IMAGES).mean((2, 3))
     expected = nn.functional.layer_norm(pooled, pooled.shape[1:], eps=1e-6)
@@ -147,7 +146,7 @@ def test_transformers_features_of_a_bare_encoder(randomize: Randomize, tmp_path:
 
 def test_what_was_exported_is_read_again(randomize: Randomize, tmp_path: Path) -> None:
     model = trained(randomize)
-    export(save_weights(model, tmp_path / "w.safetensors"), "timm", tmp_path / "timm")
+    export(write(model, tmp_path / "w.safetensors"), "timm", tmp_path / "timm")
     export(tmp_path / "timm", "transformers", tmp_path / "transformers", image_size=(64, 32))
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "transformers").eval()
     assert_same(theirs(IMAGES).logits.detach(), model)
@@ -156,7 +155,7 @@ def test_what_was_exported_is_read_again(randomize: Randomize, tmp_path: Path) -
 def test_outputs_that_differ_leave_nothing(
     randomize: Randomize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = save_weights(trained(randomize), tmp_path / "w.safetensors")
+    weights = write(trained(randomize), tmp_path / "w.safetensors")
     right = finetune_export.to_timm
 
     def slightly_wrong(state: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
@@ -179,7 +178,7 @@ def test_a_missing_tool_is_named_with_its_remedy(
 
 
 def test_what_cannot_be_exported_is_refused(randomize: Randomize, tmp_path: Path) -> None:
-    weights = save_weights(trained(randomize, stem_stride=2), tmp_path / "w.safetensors")
+    weights = write(trained(randomize, stem_stride=2), tmp_path / "w.safetensors")
     refused: list[tuple[ExportFormat, str, tuple[int, int] | None, str]] = [
         ("torch", "w.safetensors", None, "exists already"),
         ("torch", "absent/net.pt2", None, "the folder .* does not exist"),

@@ -123,7 +123,7 @@ def test_pre_trained_weights_are_where_the_training_starts(tmp_path: Path) -> No
     config, run = prepare(
         small_config(tmp_path / "second", init=init, model=None, network=replace(NETWORK, depths=None))
     )
-    assert (config.model, config.network.depths) == ("convnextv2_atto", [1, 1, 1, 1])
+    assert (config.model, config.network.depths) == ("convnextv2_atto", (1, 1, 1, 1))
     task = FinetuneTask(config, run, CPU)
     assert_same(task.model.state_dict(), load_file(tmp_path / "first" / "model.safetensors"))
 

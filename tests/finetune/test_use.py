@@ -92,8 +92,10 @@ def test_a_checkpoint_in_a_run_is_measured_as_its_run_is(model: str, tmp_path: P
     run, checkpoint = (
         open_network(path, CPU) for path in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "best.pt")
     )
-    for name in ("name", "in_chans", "num_classes", "classes", "image_size", "crop_pct", "mean", "std"):
-        assert getattr(checkpoint, name) == getattr(run, name), name
+    assert checkpoint.card == run.card
+    assert (run.num_classes, checkpoint.num_classes) == (10, 10)
+    assert (run.card.image_size, run.card.crop_pct) == ((32, 32), 0.8)
+    assert (run.card.mean, run.card.std, run.card.averaged) == ((0.3,), (0.2,), True)
     left, right = run.model.state_dict(), checkpoint.model.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
     (tmp_path / "run" / "model.safetensors").unlink()
@@ -102,9 +104,9 @@ def test_a_checkpoint_in_a_run_is_measured_as_its_run_is(model: str, tmp_path: P
 
 
 def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    texts = {"format": '"fcmae.classifier.2"', "model": '"timm:resnet10t"', "class_names": '["a"]'}
+    texts = {"format": '"fcmae.weights.2"', "model": '"timm:resnet10t"', "class_names": '["a"]'}
     save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors", texts)
-    with pytest.raises(UserError, match=r"fcmae\.classifier\.2, from a newer version"):
+    with pytest.raises(UserError, match=r"fcmae\.weights\.2, from a newer version"):
         open_network(tmp_path, CPU)
 
 
@@ -211,8 +213,8 @@ def test_12_bit_images_are_read_as_in_training(run: Path, folder: Path, tmp_path
             Image.fromarray(pixels).save(deep / path.parent.name / path.name)
     config = small_config(tmp_path, images=replace(small_config(tmp_path).images, value_range=(0, 4095)))
     save_network(open_network(run, CPU).model.state_dict(), config, [str(i) for i in range(10)], {}, weights)
-    assert load_weights(weights).value_range == (0, 4095)
-    assert resolve(small_config(tmp_path, init=str(weights))).images.value_range == [0, 4095]
+    assert load_weights(weights).card.value_range == (0, 4095)
+    assert resolve(small_config(tmp_path, init=str(weights))).images.value_range == (0, 4095)
 
     def use(weights: Path, images: Path) -> list[str | bytes | float]:
         options: dict[str, Any] = {"workers": 0, "device": "cpu"}

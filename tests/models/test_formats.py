@@ -136,7 +136,7 @@ def test_a_file_of_theirs_gives_their_logits(
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(theirs.state_dict(), path)
     weights = load_weights(path)
-    channels = weights.options["in_chans"]
+    channels = weights.card.in_chans
     torch.testing.assert_close(
         outputs(create_model_from(weights), channels), outputs(theirs, channels), rtol=1e-5, atol=1e-5
     )

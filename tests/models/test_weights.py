@@ -1,6 +1,5 @@
 """Weights find their architecture, heads and stems are fitted, and what is no ConvNeXt is refused."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from fcmae import create_model
+from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
+from fcmae.models.card import Card
+from fcmae.models.storage import save_weights
 from fcmae.models.weights import (
     Weights,
     adapt_input_channels,
@@ -46,9 +47,9 @@ def trained(randomize: Randomize) -> nn.Module:
     return randomize(create_model(V2, num_classes=6, **SIZE))
 
 
-def weights_of(model: nn.Module, folder: Path, **metadata: Any) -> Weights:
+def weights_of(model: nn.Module, folder: Path, **known: Any) -> Weights:
     path = folder / "weights.safetensors"
-    save_file(model.state_dict(), path, {name: json.dumps(value) for name, value in metadata.items()})
+    save_weights(path, model.state_dict(), Card(model="convnextv2_tiny", options={}, **known))
     return load_weights(path)
 
 
@@ -58,10 +59,13 @@ def test_a_run_of_ours_and_its_checkpoint_hold_the_same_encoder(randomize: Rando
     export_encoder(model, config, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), tmp_path / "encoder.safetensors")
     torch.save({"model": model.state_dict(), "optimizer": {"step": 3}, "epoch": 1}, tmp_path / "step.pt")
     run, checkpoint = load_weights(tmp_path), load_weights(tmp_path / "step.pt")
-    assert (run.image_size, run.mean, run.std) == ((64, 32), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
-    assert run.value_range == (0, 4095)
+    card = run.card
+    assert (card.image_size, card.mean, card.std) == ((64, 32), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert card.value_range == (0, 4095)
+    assert card.pretraining == {"data": "photos", "epochs": config.epochs, "mask_ratio": config.mask_ratio}
+    assert checkpoint.card == Card(model="convnextv2_tiny", options=card.options)
     for weights in (run, checkpoint):
-        assert weights.options == {"in_chans": 3, "stem_stride": 2, **SIZE}
+        assert weights.card.options == {"in_chans": 3, "stem_stride": 2, **SIZE}
         encoder = create_model_from(weights, features_only=True).state_dict()
         assert encoder.keys() == model.encoder.state_dict().keys()
         assert all(torch.equal(tensor, model.encoder.state_dict()[name]) for name, tensor in encoder.items())
@@ -69,8 +73,8 @@ def test_a_run_of_ours_and_its_checkpoint_hold_the_same_encoder(randomize: Rando
 
 def test_a_published_size_is_known_by_its_tensors(tmp_path: Path) -> None:
     weights = weights_of(create_model("convnextv2_femto", num_classes=3, in_chans=1), tmp_path)
-    assert weights.model == "convnextv2_femto"
-    assert weights.options == {"in_chans": 1, "stem_stride": 4}
+    assert weights.card.model == "convnextv2_femto"
+    assert weights.card.options == {"in_chans": 1, "stem_stride": 4}
 
 
 def test_a_head_of_another_size_is_initialised_and_said_so(
@@ -89,8 +93,8 @@ def test_a_head_of_another_size_is_initialised_and_said_so(
 
 def test_shared_classes_keep_their_rows(trained: nn.Module, tmp_path: Path) -> None:
     names = ["ant", "bee", "cat", "dog", "elk", "fox"]
-    weights = weights_of(trained, tmp_path, format="fcmae.model.1", class_names=names)
-    assert weights.class_names == names
+    weights = weights_of(trained, tmp_path, class_names=tuple(names))
+    assert weights.card.class_names == tuple(names)
     rows = match_classes(names, ["fox", "gnu", "bee"])
     assert rows == [5, None, 1]
     model = create_model_from(weights, num_classes=3, class_rows=rows, head_init_scale=0.0)
@@ -189,18 +193,6 @@ def test_tensors_that_make_no_convnext(
         load_weights(tmp_path / "damaged.pt")
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"format": "fcmae.model.2"}, "newer version"),
-        (
-            {"format": "fcmae.model.1", "class_names": ["a", "b"]},
-            "names 2 classes, the head has 6",
-        ),
-    ],
-)
-def test_metadata_that_does_not_belong(
-    metadata: dict[str, Any], message: str, trained: nn.Module, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        weights_of(trained, tmp_path, **metadata)
+def test_a_card_of_other_classes_is_refused(trained: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names 2 classes, the head has 6"):
+        weights_of(trained, tmp_path, class_names=("a", "b"))
