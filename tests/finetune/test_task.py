@@ -184,7 +184,7 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> No
     for parts in (1, 4):
         task.model.zero_grad()
         for numbers in torch.arange(32).chunk(parts):
-            part = replace(batch, data=batch.data[numbers], shown=batch.source_index[numbers])
+            part = replace(batch, data=batch.data[numbers], source_index=batch.source_index[numbers])
             (task.step(part)[0] / parts).backward()
         gradients.append(
             [parameter.grad.clone() for parameter in task.model.parameters() if parameter.grad is not None]

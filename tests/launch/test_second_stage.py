@@ -4,17 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
 
 from fcmae import create_model
 from fcmae.finetune.prepare import check
 from fcmae.finetune.resolve import resolve
 from fcmae.launch.cli import finetune, pretrain
 from fcmae.launch.cli.main import main
+from fcmae.models.card import Card
+from fcmae.models.storage import save_weights
 
 TINY = ["--image-size=32", "--batch-size=4", "--images.workers=0", "--device=cpu"]
 
@@ -34,13 +36,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_classes(Path("data"), {"cat": 6, "dog": 6})
     model = create_model("convnextv2_atto", num_classes=2, depths=(1, 1, 1, 1), dims=(4, 4, 4, 4))
-    metadata = {
-        "format": "fcmae.classifier.1", "model": "convnextv2_atto", "class_names": ["cat", "cow"],
-        "options": {"in_chans": 3, "stem_stride": 4, "depths": [1, 1, 1, 1], "dims": [4, 4, 4, 4]},
-        "image_size": [32, 32], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3,
-    }  # fmt: skip
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
-    save_file(model.state_dict(), "weights.safetensors", metadata=texts)
+    options = {"in_chans": 3, "stem_stride": 4, "depths": (1, 1, 1, 1), "dims": (4, 4, 4, 4)}
+    known: dict[str, Any] = {"image_size": (32, 32), "crop_pct": 1.0, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    card = Card(model="convnextv2_atto", options=options, class_names=("cat", "cow"), **known)
+    save_weights(Path("weights.safetensors"), model.state_dict(), card)
     return tmp_path
 
 
@@ -65,7 +64,7 @@ def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
         network = config.network
         return config.model, network.stem_stride, network.depths, network.dims, config.layer_decay
 
-    theirs = (4, [1, 1, 1, 1], [4, 4, 4, 4])
+    theirs = (4, (1, 1, 1, 1), (4, 4, 4, 4))
     assert read() == ("convnextv2_atto", 1, (1, 1, 2, 1), (24, 48, 96, 192), 1.0)
     assert read("--model=timm:resnet18") == ("timm:resnet18", 4, None, None, 1.0)
     assert read("--model", "convnextv2_nano") == ("convnextv2_nano", 4, None, None, 1.0)
