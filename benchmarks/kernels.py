@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.choice import Impl
-from fcmae.models.layouts import TilesLayout, visible_patches
+from fcmae.models.layouts import TilesLayout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.masking import random_mask
 
@@ -42,10 +42,10 @@ def impls(options: argparse.Namespace) -> list[Impl]:
 
 def tiles_layout(options: argparse.Namespace) -> TilesLayout:
     """The layout of a batch under random masks."""
-    rows, cols = patch_grid(options.image_size, STRIDES[-1])
-    visible = count_visible(rows * cols, options.mask_ratio)
-    mask = random_mask(options.batch, rows * cols, visible, torch.Generator().manual_seed(0))
-    return TilesLayout(visible_patches(mask, visible).to(options.device), (rows, cols))
+    grid = patch_grid(options.image_size, STRIDES[-1])
+    visible = count_visible(grid[0] * grid[1], options.mask_ratio)
+    mask = random_mask(options.batch, grid, visible, torch.Generator().manual_seed(0))
+    return TilesLayout(mask.to(options.device))
 
 
 def stages(options: argparse.Namespace) -> list[tuple[int, int, int]]:

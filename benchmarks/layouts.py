@@ -22,6 +22,7 @@ from torch import Tensor
 from fcmae import ConvNeXt, create_layout, create_model
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.choice import kernels
+from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import random_mask
 
 
@@ -66,8 +67,8 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Tensor]:
-    """The network, with GRN that is not the identity, a batch of noise, and masks (B, h, w)."""
+def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Mask]:
+    """Make the network, with GRN that is not the identity, a batch of noise, and its mask."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     dtype = getattr(torch, options.dtype)
@@ -76,35 +77,31 @@ def make_case(options: argparse.Namespace) -> tuple[ConvNeXt, Tensor, Tensor]:
         if ".grn." in name:
             torch.nn.init.normal_(parameter, std=0.5)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size, generator=generator)
-    rows, cols = patch_grid(options.image_size, network.stride)
-    visible = count_visible(rows * cols, options.mask_ratio)
-    mask = random_mask(options.batch, rows * cols, visible, generator).view(-1, rows, cols)
+    grid = patch_grid(options.image_size, network.stride)
+    visible = count_visible(grid[0] * grid[1], options.mask_ratio)
+    mask = random_mask(options.batch, grid, visible, generator)
     return network.to(options.device, dtype), images.to(options.device, dtype), mask.to(options.device)
 
 
-def one_pass(network: ConvNeXt, images: Tensor, mask: Tensor, layout: str) -> Callable[[], None]:
-    """Forward and backward; the layout's tables are made anew, as in training."""
-    num_visible = int((mask[0] == 0).sum())
+def one_pass(network: ConvNeXt, images: Tensor, mask: Mask, layout: str) -> Callable[[], None]:
+    """Return a forward and backward pass; the layout's tables are made anew, as in training."""
 
     def run() -> None:
-        forward_backward(network, images, mask, layout, num_visible)
+        forward_backward(network, images, mask, layout)
         network.zero_grad()
 
     return run
 
 
-def forward_backward(
-    network: ConvNeXt, images: Tensor, mask: Tensor, layout: str, num_visible: int | None = None
-) -> Tensor:
-    """The encoder's map, and gradients in the network; masked, the reference, runs in PyTorch everywhere."""
+def forward_backward(network: ConvNeXt, images: Tensor, mask: Mask, layout: str) -> Tensor:
+    """Return the encoder's map, and leave gradients in the network; masked runs in PyTorch everywhere."""
     with kernels("torch" if layout == "masked" else "auto"):
-        positions = create_layout(layout, mask, num_visible=num_visible)
-        encoded = network.forward_features(images, positions)
+        encoded = network.forward_features(images, create_layout(layout, mask))
         encoded.square().sum().backward()
     return encoded
 
 
-def check_agreement(network: ConvNeXt, images: Tensor, mask: Tensor, layouts: list[str]) -> None:
+def check_agreement(network: ConvNeXt, images: Tensor, mask: Mask, layouts: list[str]) -> None:
     """Values and gradients against the masked layout, relative to their largest."""
     budget = 1e-4 if images.dtype == torch.float32 else 5e-2
     expected: list[Tensor] = []

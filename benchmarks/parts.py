@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fcmae.models.convnext import GRN, LayerNorm, Linear
 from fcmae.models.layouts import Layout, create_layout
+from fcmae.models.mask import Mask
 from fcmae.pretraining.model import FCMAE
 
 Call = tuple[Callable[[Tensor], Tensor], Tensor]
@@ -20,19 +21,19 @@ MODULES = {LayerNorm: "norms", Linear: "pointwise", GRN: "GELU and GRN"}
 
 
 def time_parts(
-    model: FCMAE, images: Tensor, mask: Tensor, optimizer: torch.optim.Optimizer, repeats: int
+    model: FCMAE, images: Tensor, mask: Mask, optimizer: torch.optim.Optimizer, repeats: int
 ) -> dict[str, float]:
     """Seconds of each part of one step; call it under the step's autocast.
 
     Args:
-        model: on the device of images (B, C, H, W) and mask (B, L)
+        model: on the device of images (B, C, H, W) and mask
         optimizer: of the model; the gradients are there
     """
-    layout = create_layout(model.layout, mask.view(-1, *model.grid), num_visible=model.num_visible)
-    calls, encoded = _record(model, images, layout)
-    prediction = model.decode(encoded, mask)
-    calls["decoder"] = [(lambda x: model.decode(x, mask), encoded)]
-    calls["loss"] = [(lambda x: model.loss(images, x, mask), prediction)]
+    hidden = mask.hidden
+    calls, encoded = _record(model, images, create_layout(model.layout, mask))
+    prediction = model.decode(encoded, hidden)
+    calls["decoder"] = [(lambda x: model.decode(x, hidden), encoded)]
+    calls["loss"] = [(lambda x: model.loss(images, x, hidden), prediction)]
     ways = {name: _replay(each) for name, each in calls.items()}
     ways["optimiser"] = optimizer.step
     return {name: median_seconds(run, images.device, repeats) for name, run in ways.items()}

@@ -38,6 +38,7 @@ from fcmae import create_model
 from fcmae.engine.precision import autocast
 from fcmae.models.formats import to_ours, to_timm
 from fcmae.models.kernels.choice import Impl, kernels
+from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
 
@@ -154,10 +155,9 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict
     model, images, mask = pretraining_case(options, device)
 
     def compute_loss(model: nn.Module) -> Tensor:
-        loss: Tensor = model(images, mask=mask, num_visible=num_visible)[0]
+        loss: Tensor = model(images, mask)[0]
         return loss
 
-    num_visible = model.num_visible
     steps = {}
     for layout in ("masked", "tiles", "minkowski"):
         if layout == "minkowski" and not minkowski_runs(options):
@@ -169,19 +169,19 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict
     with torch.device("meta"):
         shadow = FCMAE(options.model, options.image_size, options.mask_ratio)
         example = torch.empty(1, 3, options.image_size, options.image_size)
-        hidden = torch.empty(1, shadow.num_patches)
-    flops = count_flops(lambda: shadow(example, mask=hidden, num_visible=num_visible))
+        visible = Mask(torch.empty(1, model.num_visible, dtype=torch.int64), model.grid)
+    flops = count_flops(lambda: shadow(example, visible))
     return steps, flops
 
 
-def pretraining_case(options: argparse.Namespace, device: torch.device) -> tuple[FCMAE, Tensor, Tensor]:
+def pretraining_case(options: argparse.Namespace, device: torch.device) -> tuple[FCMAE, Tensor, Mask]:
     """A model whose GRN is not the identity, noise, and a mask."""
     torch.manual_seed(0)
     name, checkpointing = options.model, options.grad_checkpointing
     model = FCMAE(name, options.image_size, options.mask_ratio, grad_checkpointing=checkpointing)
     draw_grn(model)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size)
-    mask = random_mask(options.batch, model.num_patches, model.num_visible)
+    mask = random_mask(options.batch, model.grid, model.num_visible)
     return model.to(device), images.to(device), mask.to(device)
 
 
@@ -329,7 +329,7 @@ def show_parts(options: argparse.Namespace, device: torch.device) -> dict[str, f
     model, images, mask = pretraining_case(options, device)
 
     def compute_loss(model: nn.Module) -> Tensor:
-        loss: Tensor = model(images, mask=mask, num_visible=model.num_visible)[0]
+        loss: Tensor = model(images, mask)[0]
         return loss
 
     step = Step(model, compute_loss, options.precision)

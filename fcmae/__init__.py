@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcmae.models.convnext import ConvNeXt, create_model
     from fcmae.models.layouts import create_layout
+    from fcmae.models.mask import Mask
     from fcmae.models.sizes import list_models
     from fcmae.models.weights import create_model_from, load_weights
     from fcmae.pretraining.model import FCMAE
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FCMAE",
     "ConvNeXt",
+    "Mask",
     "create_layout",
     "create_model",
     "create_model_from",
@@ -24,6 +26,7 @@ __all__ = [
 _HOMES = {
     "ConvNeXt": "fcmae.models.convnext",
     "FCMAE": "fcmae.pretraining.model",
+    "Mask": "fcmae.models.mask",
     "create_layout": "fcmae.models.layouts",
     "create_model": "fcmae.models.convnext",
     "create_model_from": "fcmae.models.weights",

@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcmae.models.convnext import create_model
-from fcmae.models.layouts import create_layout
+from fcmae.models.layouts import TilesLayout
+from fcmae.models.mask import Mask
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -50,8 +51,10 @@ def measure_complexity(
     with torch.device("meta"):
         network = create_model(name, **options)
         images = torch.empty(1, network.in_chans, *image_size)
-        mask = torch.empty(1, image_size[0] // network.stride, image_size[1] // network.stride)
-    layout = None if num_visible is None else create_layout("tiles", mask, num_visible=num_visible)
+    layout = None
+    if num_visible is not None:
+        grid = image_size[0] // network.stride, image_size[1] // network.stride
+        layout = TilesLayout(Mask(torch.empty(1, num_visible, dtype=torch.int64, device="meta"), grid))
     norms = {aten.native_layer_norm.default.overloadpacket: _layer_norm_flops}
     counter = FlopCounterMode(display=False, custom_mapping=norms)
     with torch.no_grad(), counter as flops, _CountActivations() as activations:

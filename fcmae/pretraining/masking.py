@@ -6,18 +6,23 @@ Shapes: B batch, L = h * w patches, C channels, H W pixels, P patch side.
 import torch
 from torch import Tensor
 
+from fcmae.models.mask import Mask
+
 
 def random_mask(
-    batch: int, num_patches: int, num_visible: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """A mask (B, L) float32 with 1 = hidden and `num_visible` zeros in each row, uniformly at random.
+    batch: int, grid: tuple[int, int], num_visible: int, generator: torch.Generator | None = None
+) -> Mask:
+    """Draw `num_visible` patches of each image, uniformly at random.
 
     Args:
-        generator: where the randomness comes from; its device is the mask's. None is torch's own, on the CPU
+        batch: B
+        grid: (h, w)
+        num_visible: patches that are not hidden
+        generator: draws, and its device is the mask's; by default torch's own generator on the CPU
     """
     device = generator.device if generator is not None else torch.device("cpu")
-    order = torch.rand(batch, num_patches, generator=generator, device=device).argsort(dim=1)
-    return torch.ones(batch, num_patches, device=device).scatter_(1, order[:, :num_visible], 0.0)
+    order = torch.rand(batch, grid[0] * grid[1], generator=generator, device=device).argsort(dim=1)
+    return Mask(order[:, :num_visible].sort(dim=1).values, grid)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -13,6 +13,7 @@ from fcmae.models.convnext import Block, create_model, init_weights
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.selftest import Call
 from fcmae.models.layouts import SPARSE_LAYOUTS, DenseLayout, create_layout
+from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask, unpatchify
 
 
@@ -70,61 +71,73 @@ class FCMAE(nn.Module):
     def forward(
         self,
         images: Tensor,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         generator: torch.Generator | None = None,
-        num_visible: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hide patches, encode the others, predict the hidden ones.
 
         Args:
             images: (B, C, H, W) of `image_size`
-            mask: (B, L), 1 where a patch is hidden; drawn where none is given
-            generator: draws the mask
-            num_visible: zeros in each row of a given mask. Counted where it is not given, which waits for
-                the device and checks that rows agree
+            mask: of these images; by default drawn at the mask ratio
+            generator: draws the mask; by default torch's own on the CPU
 
         Returns:
-            loss (), prediction (B, P * P * C, h, w), mask (B, L)
-        """
-        if mask is None:
-            mask = random_mask(len(images), self.num_patches, self.num_visible, generator)
-            num_visible = self.num_visible
-        mask = mask.to(images.device)
-        prediction = self.decode(self.encode(images, mask, num_visible), mask)
-        return self.loss(images, prediction, mask), prediction, mask
-
-    def encode(self, images: Tensor, mask: Tensor, num_visible: int | None = None) -> Tensor:
-        """The encoder's map (B, C', h, w), zero at hidden patches.
+            loss (), prediction (B, P * P * C, h, w), and the mask (B, L), 1 where a patch is hidden
 
         Raises:
-            ValueError: images are not of `image_size`, or the mask is not (B, L)
+            ValueError: images are not of `image_size`, or the mask is not of these images
+        """
+        if mask is None:
+            mask = random_mask(len(images), self.grid, self.num_visible, generator)
+        mask = mask.to(images.device)
+        hidden = mask.hidden
+        prediction = self.decode(self.encode(images, mask), hidden)
+        return self.loss(images, prediction, hidden), prediction, hidden
+
+    def encode(self, images: Tensor, mask: Mask) -> Tensor:
+        """Return the encoder's map (B, C', h, w), zero at hidden patches.
+
+        Raises:
+            ValueError: images are not of `image_size`, or the mask is not of these images
         """
         if tuple(images.shape[2:]) != self.image_size:
             raise ValueError(f"images of {tuple(images.shape[2:])}, not of image_size {self.image_size}")
-        if mask.shape != (len(images), self.num_patches):
-            raise ValueError(f"mask of {tuple(mask.shape)}, not ({len(images)}, {self.num_patches})")
-        layout = create_layout(self.layout, mask.view(-1, *self.grid), num_visible=num_visible)
-        return self.encoder.forward_features(images, layout)
+        if mask.grid != self.grid or len(mask.visible) != len(images):
+            raise ValueError(
+                f"a mask of {len(mask.visible)} images of {mask.grid[0]} x {mask.grid[1]} patches, "
+                f"not of {len(images)} of {self.grid[0]} x {self.grid[1]}"
+            )
+        return self.encoder.forward_features(images, create_layout(self.layout, mask))
 
-    def decode(self, encoded: Tensor, mask: Tensor) -> Tensor:
-        """Predicted patches (B, P * P * C, h, w), with the mask token where patches are hidden."""
+    def decode(self, encoded: Tensor, hidden: Tensor) -> Tensor:
+        """Predict patches: (B, C', h, w) to (B, P * P * C, h, w), with the mask token where they are hidden.
+
+        Args:
+            hidden: (B, L), not zero where a patch is hidden
+        """
         x = self.proj(encoded)
-        hidden = mask.view(-1, 1, *self.grid) != 0
+        is_hidden = hidden.view(-1, 1, *self.grid) != 0
         layout = DenseLayout()
-        x = layout.enter(torch.where(hidden, self.mask_token.to(x.dtype), x))
+        x = layout.enter(torch.where(is_hidden, self.mask_token.to(x.dtype), x))
         for block in self.decoder:
             x = block(x, layout)
         prediction: Tensor = self.pred(layout.to_map(x))
         return prediction
 
-    def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error on hidden patches, (), in float32 or better."""
+    def loss(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
+        """Return the mean squared error on hidden patches, (), in float32 or better.
+
+        Args:
+            images: (B, C, H, W)
+            prediction: (B, P * P * C, h, w)
+            hidden: (B, L), 1 where a patch is hidden and 0 elsewhere
+        """
         target = patchify(images, self.patch_size)
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
             target = (target - mean) / std
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
-        return (error * mask).sum() / mask.sum()
+        return (error * hidden).sum() / hidden.sum()
 
     def kernel_calls(self) -> list[Call]:
         """What the model asks of `fcmae.models.kernels`."""
@@ -134,18 +147,21 @@ class FCMAE(nn.Module):
             calls += self.encoder.kernel_calls(self.image_size, tiles=self.layout == "tiles")
         return list(dict.fromkeys(calls))
 
-    def reconstruct(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """Pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.
+    def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
+        """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.
 
-        The per-patch normalisation is undone with each hidden patch's own mean and deviation, which the
-        network never saw: the picture shows what it knows of the structure, not of brightness and contrast.
+        The per-patch normalisation is undone with each hidden patch's own mean and standard deviation, which
+        the network never saw: a picture shows what it knows of the structure, not of brightness and contrast.
+
+        Args:
+            images, prediction, hidden: as for `loss`
         """
         target = patchify(images, self.patch_size)
         patches = prediction.flatten(2).transpose(1, 2).to(target.dtype)
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
             patches = patches * std + mean
-        patches = torch.where(mask[..., None] != 0, patches, target)
+        patches = torch.where(hidden[..., None] != 0, patches, target)
         return unpatchify(patches, self.patch_size, self.image_size)
 
 

@@ -89,19 +89,18 @@ def draw_reconstructions(
     """
     device = model.mask_token.device
     inputs = to_float(images.to(device), mean, std)
-    mask = random_mask(len(images), model.num_patches, model.num_visible, generator).to(device)
+    mask = random_mask(len(images), model.grid, model.num_visible, generator)
     model.eval()
     with torch.no_grad():
-        _, prediction, _ = model(inputs, mask=mask, num_visible=model.num_visible)
-        restored = model.reconstruct(inputs, prediction.float(), mask)
+        _, prediction, hidden = model(inputs, mask)
+        restored = model.reconstruct(inputs, prediction.float(), hidden)
     scale, shift = (torch.tensor(values, device=device)[:, None, None] for values in (std, mean))
     original = images.to(device) / 255
-    hidden = unpatchify(
-        mask[..., None].expand(-1, -1, model.patch_size**2), model.patch_size, model.image_size
-    )
+    pixels = hidden[..., None].expand(-1, -1, model.patch_size**2)
+    is_hidden = unpatchify(pixels, model.patch_size, model.image_size) != 0
     columns = {
         "original": original,
-        "masked": torch.where(hidden != 0, HIDDEN_GREY, original),
+        "masked": torch.where(is_hidden, HIDDEN_GREY, original),
         "reconstruction": restored * scale + shift,
     }
     draw_grid(columns, path, across=2)

@@ -1,6 +1,6 @@
 """Pre-training: the masked autoencoder as a task, and a run of it from settings to exported encoder.
 
-Shapes: B batch, C channels, H W pixels, L patches.
+Shapes: B batch, C channels, H W pixels, V visible patches.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
 from fcmae.models.kernels.selftest import Call
+from fcmae.models.mask import Mask
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.export import export_encoder
 from fcmae.pretraining.knn import Probe
@@ -85,8 +86,10 @@ class PretrainTask(Task):
         augment = random_crop_flip(
             self.model.image_size, config.images.crop_scale, config.images.hflip, config.images.vflip
         )
-        view = masked_view(augment, self.model.num_patches, self.model.num_visible)
-        self.dataset = ImageDataset(self.source, view, config.seed)
+        transform = partial(
+            augment_and_mask, augment=augment, grid=self.model.grid, num_visible=self.model.num_visible
+        )
+        self.dataset = ImageDataset(self.source, transform, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.broken_images)
         self.probe = (
@@ -114,9 +117,9 @@ class PretrainTask(Task):
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.source, batch.broken)
-        images, mask = batch.to(self.device).data
+        images, visible = batch.to(self.device).data
         images = to_float(images, self.mean, self.std)
-        loss, _, _ = self.model(images, mask=mask, num_visible=self.model.num_visible)
+        loss, _, _ = self.model(images, Mask(visible, self.model.grid))
         return loss, {}
 
     def describe(self, batch: Batch) -> list[str]:
@@ -152,18 +155,18 @@ class PretrainTask(Task):
         return source
 
 
-def masked_view(
-    augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Augment an image and draw its mask, so that both depend on the sample's seed alone.
+def augment_and_mask(
+    image: Tensor, augment: Callable[[Tensor], Tensor], grid: tuple[int, int], num_visible: int
+) -> tuple[Tensor, Tensor]:
+    """Augment an image and draw its visible patches: in the reader, so that both depend on the sample's seed.
+
+    Args:
+        image: uint8 (C, H', W')
+        augment: from that to uint8 (C, H, W)
+        grid: (h, w), rows and columns of patches
+        num_visible: V
 
     Returns:
-        a function from uint8 (C, H', W') to uint8 (C, H, W) and a float mask (L,), 1 = hidden
+        uint8 (C, H, W) and int64 (V,)
     """
-    return partial(_masked_view, augment=augment, num_patches=num_patches, num_visible=num_visible)
-
-
-def _masked_view(
-    image: Tensor, augment: Callable[[Tensor], Tensor], num_patches: int, num_visible: int
-) -> tuple[Tensor, Tensor]:
-    return augment(image), random_mask(1, num_patches, num_visible)[0]
+    return augment(image), random_mask(1, grid, num_visible).visible[0]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcmae.models.kernels.grn import response
+from fcmae.models.mask import Mask
 
 
 class Layout(ABC):
@@ -70,7 +71,8 @@ class Layout(ABC):
         """Positions (..., C) to a map (B, C, H, W), zero where no position exists."""
 
 
-def spread_mask(mask: Tensor, height: int) -> Tensor:
-    """A value for each patch, (B, h, w), at every position of a map of this height: (B, H, W)."""
-    side = height // mask.shape[1]
-    return mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+def visible_positions(mask: Mask, height: int) -> Tensor:
+    """(B, H, W) bool, whether each position of a map of this height lies in a visible patch."""
+    visible = (mask.hidden == 0).view(-1, *mask.grid)
+    side = height // mask.grid[0]
+    return visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)

@@ -9,21 +9,22 @@ Shapes: B batch, C channels, H W positions, h w patches.
 import torch
 from torch import Tensor, nn
 
-from fcmae.models.layouts.base import Layout, spread_mask
+from fcmae.models.layouts.base import Layout, visible_positions
 from fcmae.models.layouts.dense import DenseLayout
+from fcmae.models.mask import Mask
 
 
 class MaskedLayout(DenseLayout):
     """All positions as (B, H, W, C), hidden ones zeroed around every spatial operation.
 
     Args:
-        mask: (B, h, w), nonzero where a patch is hidden
+        mask: says which patches are hidden
     """
 
     gelu_grn = Layout.gelu_grn
 
-    def __init__(self, mask: Tensor) -> None:
-        self.visible = mask == 0
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
 
     def enter(self, images: Tensor) -> Tensor:
         return self._hide(super().enter(images))
@@ -42,4 +43,4 @@ class MaskedLayout(DenseLayout):
 
     def _hide(self, x: Tensor) -> Tensor:
         """Zero at hidden positions, whatever stood there (a product with 0 would let NaN through)."""
-        return torch.where(spread_mask(self.visible, x.shape[1])[..., None], x, 0.0)
+        return torch.where(visible_positions(self.mask, x.shape[1])[..., None], x, 0.0)

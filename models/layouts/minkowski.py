@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fcmae.models.kernels.grn import sum_type
-from fcmae.models.layouts.base import Layout, spread_mask
+from fcmae.models.layouts.base import Layout, visible_positions
+from fcmae.models.mask import Mask
 
 INSTALL = "layout 'minkowski' needs MinkowskiEngine 0.5.4: the README says how to build it (section Layouts)"
 
@@ -41,10 +42,10 @@ class MinkowskiLayout(Layout):
     """The visible positions of all images, as the features (N, C) of a sparse tensor.
 
     Args:
-        mask: (B, h, w), nonzero where a patch is hidden; it alone decides which sites exist
+        mask: it alone decides which sites exist
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Mask) -> None:
         self.engine = import_engine()
         self.mask = mask
         self._size = (0, 0)
@@ -54,7 +55,7 @@ class MinkowskiLayout(Layout):
     def enter(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         self._size = (height, width)
-        visible = spread_mask(self.mask == 0, height)
+        visible = visible_positions(self.mask, height)
         sites = self.engine.SparseTensor(
             images.permute(0, 2, 3, 1)[visible].contiguous(), coordinates=visible.nonzero().int().contiguous()
         )
@@ -79,19 +80,19 @@ class MinkowskiLayout(Layout):
 
     def norm(self, x: Tensor) -> Tensor:
         squares = x.to(sum_type(x)).square()
-        total = squares.new_zeros(len(self.mask), x.shape[1]).index_add(0, self._image_of(x), squares)
+        total = squares.new_zeros(len(self.mask.visible), x.shape[1]).index_add(0, self._image_of(x), squares)
         return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()  # the slope of sqrt at 0 is infinite
 
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[self._image_of(x)]
 
     def batch_size(self, x: Tensor) -> int:
-        return len(self.mask)
+        return len(self.mask.visible)
 
     def to_map(self, x: Tensor) -> Tensor:
         sites = self._sparse(x)
         height, width = (side // stride for side, stride in zip(self._size, sites.tensor_stride, strict=True))
-        shape = torch.Size([len(self.mask), x.shape[1], height, width])
+        shape = torch.Size([len(self.mask.visible), x.shape[1], height, width])
         dense: Tensor = sites.dense(shape, min_coordinate=torch.IntTensor([0, 0]))[0]
         return dense
 

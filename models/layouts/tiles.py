@@ -16,6 +16,7 @@ from fcmae.models.kernels.grn import gelu_grn, sum_type
 from fcmae.models.kernels.pointwise import pointwise
 from fcmae.models.kernels.rows import gather_rows, scatter_rows
 from fcmae.models.layouts.base import Layout
+from fcmae.models.mask import Mask
 
 SMALL_TILE = 2  # side up to which the dense map is faster in PyTorch; see docs/performance.md
 
@@ -24,13 +25,11 @@ class TilesLayout(Layout):
     """The visible patches of every image, as (B, V, p, p, C).
 
     Args:
-        visible: (B, V) int64, the numbers of each image's visible patches in row-major order, no number twice
-        grid: (h, w), the patches of an image
+        mask: says which patches are visible
     """
 
-    def __init__(self, visible: Tensor, grid: tuple[int, int]) -> None:
-        self.visible = visible
-        self.grid = grid
+    def __init__(self, mask: Mask) -> None:
+        self.visible, self.grid = mask.visible, mask.grid
         self._tables: dict[tuple[str, int, int], Tensor] = {}
 
     def enter(self, images: Tensor) -> Tensor:

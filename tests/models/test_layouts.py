@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcmae import ConvNeXt, create_layout, create_model
-from fcmae.models.layouts import visible_patches
+from fcmae import ConvNeXt, Mask, create_layout, create_model
 from fcmae.models.layouts.minkowski import import_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
@@ -73,17 +72,23 @@ def network_of(case: Case, randomize: Randomize) -> ConvNeXt:
     return randomized
 
 
-def batch_of(case: Case, seed: int = 3) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) in float64, and a mask (B, h, w)."""
+def batch_of(case: Case, seed: int = 3) -> tuple[Tensor, Mask]:
+    """Images (B, 3, H, W) in float64, and their mask."""
     generator = torch.Generator().manual_seed(seed)
     (rows, cols), patch = case.grid, 8 * case.stem_stride
     order = torch.rand(case.batch, rows * cols, generator=generator).argsort(1)
-    mask = (order >= case.visible).double().view(-1, rows, cols)
+    mask = Mask(order[:, : case.visible].sort(1).values, case.grid)
     images = torch.randn(case.batch, 3, rows * patch, cols * patch, dtype=torch.float64, generator=generator)
     return images, mask
 
 
-def outcome(network: ConvNeXt, images: Tensor, layout: str, mask: Tensor) -> dict[str, Tensor]:
+def hidden_in(mask: Mask, height: int) -> Tensor:
+    """(B, H, W) bool, what is hidden of a map of that height."""
+    side = height // mask.grid[0]
+    return mask.hidden.view(-1, *mask.grid).repeat_interleave(side, 1).repeat_interleave(side, 2) != 0
+
+
+def outcome(network: ConvNeXt, images: Tensor, layout: str, mask: Mask) -> dict[str, Tensor]:
     """The maps of the four stages, and the gradients of a weighted sum of them by every parameter."""
     network.zero_grad()
     maps = network.forward_stages(images, create_layout(layout, mask))
@@ -156,7 +161,7 @@ def test_hidden_pixels_change_no_bit(layout: str, value: float, randomize: Rando
     network = network_of(Case(), randomize)
     images, mask = batch_of(Case())
     images = images.float()
-    hidden = mask.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, None] != 0
+    hidden = hidden_in(mask, images.shape[2])[:, None]
     before = outcome(network, images, layout, mask)
     after = outcome(network, torch.where(hidden, value, images), layout, mask)
     for name, result in before.items():
@@ -173,10 +178,8 @@ def test_what_is_hidden_has_neither_value_nor_gradient(fast: str, randomize: Ran
         torch.stack([stage.square().sum() for stage in stages]).sum().backward()
         gradients[layout] = x.grad
         for stage in stages:
-            hidden = mask.repeat_interleave(stage.shape[2] // 3, 1).repeat_interleave(stage.shape[3] // 3, 2)
-            assert (stage.abs().sum(1) == 0).equal(hidden != 0)
-    hidden = mask.repeat_interleave(32, 1).repeat_interleave(32, 2) != 0
-    assert (gradients[fast].abs().sum(1) == 0).equal(hidden)
+            assert (stage.abs().sum(1) == 0).equal(hidden_in(mask, stage.shape[2]))
+    assert (gradients[fast].abs().sum(1) == 0).equal(hidden_in(mask, images.shape[2]))
     torch.testing.assert_close(gradients[fast], gradients["masked"])
 
 
@@ -215,14 +218,12 @@ def test_grn_is_the_formula_over_existing_positions(layout: str, over_batch: boo
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(2, 5, 16, 16, dtype=torch.float64, generator=generator)
     gamma, beta = torch.randn(2, 5, dtype=torch.float64, generator=generator)
-    mask = torch.tensor([[[0, 1], [0, 0]], [[1, 0], [1, 0]]])
-    if layout == "tiles":
-        mask[0, 0, 0] = 1
+    mask = Mask(torch.tensor([[2, 3], [1, 3]]), (2, 2))
     made = create_layout(layout, mask)
     result = made.to_map(made.grn(made.enter(x), gamma, beta, over_batch))
 
-    exists = (torch.zeros_like(mask) if layout == "dense" else mask) == 0
-    exists = exists.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    hidden = hidden_in(mask, 16)
+    exists = torch.ones_like(hidden) if layout == "dense" else ~hidden
     points = [x[b, :, exists[b]] for b in range(2)]  # (C, positions) of each image
     norms = [each.square().sum(1).sqrt() for each in points]
     if over_batch:
@@ -233,33 +234,24 @@ def test_grn_is_the_formula_over_existing_positions(layout: str, over_batch: boo
         torch.testing.assert_close(result[b, :, exists[b]], expected)
 
 
-def test_images_may_differ_in_visible_patches_in_masked_but_not_in_tiles(randomize: Randomize) -> None:
+@pytest.mark.parametrize("layout", ["masked", "tiles"])
+def test_images_of_a_batch_do_not_see_each_other(layout: str, randomize: Randomize) -> None:
     network = network_of(Case(), randomize).double()
     images, mask = batch_of(Case())
-    mask[0] = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 0]])
-    with pytest.raises(ValueError, match=r"equally many visible patches in every image, not \[2, 4\]"):
-        create_layout("tiles", mask)
-    together = network.forward_features(images, create_layout("masked", mask))
+    together = network.forward_features(images, create_layout(layout, mask))
     alone = [
-        network.forward_features(images[i : i + 1], create_layout("tiles", mask[i : i + 1])) for i in (0, 1)
+        network.forward_features(image, create_layout(layout, Mask(visible, mask.grid)))
+        for image, visible in zip(images.split(1), mask.visible.split(1), strict=True)
     ]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_visible_patches_are_counted_or_taken_at_their_word() -> None:
-    mask = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0]])
-    assert visible_patches(mask).tolist() == [[1, 3], [0, 3]]
-    assert visible_patches(mask, 2).tolist() == [[1, 3], [0, 3]]
-    with pytest.raises(ValueError, match="hides every patch"):
-        visible_patches(torch.ones(2, 4))
-
-
 def test_an_unknown_layout_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown layout 'tile': choose one of tiles, masked, minkowski"):
-        create_layout("tile", torch.zeros(1, 1, 1))
+        create_layout("tile", batch_of(Case())[1])
 
 
 def test_without_the_engine_minkowski_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
     with pytest.raises(ImportError, match=r"needs MinkowskiEngine 0\.5\.4: the README says how to build it"):
-        create_layout("minkowski", torch.zeros(1, 1, 1))
+        create_layout("minkowski", batch_of(Case())[1])

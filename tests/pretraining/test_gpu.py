@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fcmae.engine.precision import autocast
 from fcmae.models.kernels.choice import kernels
 from fcmae.models.kernels.selftest import self_test
+from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
 
@@ -40,12 +41,12 @@ def test_compiled_steps_with_triton_are_the_eager_steps_of_pytorch(
     budget = 3e-3 if precision == "float32" else 1e-1  # convolutions round to TF32
     compiled = torch.compile(model, options=options, fullgraph=True)
 
-    def step(network: nn.Module, impl: str, images: Tensor, mask: Tensor) -> Tensor:
+    def step(network: nn.Module, impl: str, images: Tensor, mask: Mask) -> Tensor:
         """All gradients, one after another, and the loss, in float64."""
         torch.compiler.cudagraph_mark_step_begin()
         with kernels(impl):  # type: ignore[arg-type]
             with autocast(precision, GPU):
-                loss = network(images, mask=mask, num_visible=model.num_visible)[0]
+                loss = network(images, mask)[0]
             loss.backward()
         gradients = [each.grad.flatten().double() for each in model.parameters() if each.grad is not None]
         flat = torch.cat([*gradients, loss.detach().double().view(1)])
@@ -54,7 +55,7 @@ def test_compiled_steps_with_triton_are_the_eager_steps_of_pytorch(
 
     for _ in range(3):
         images = torch.randn(4, 3, 224, 224, generator=generator).to(GPU)
-        mask = random_mask(4, model.num_patches, model.num_visible, generator).to(GPU)
+        mask = random_mask(4, model.grid, model.num_visible, generator).to(GPU)
         expected = step(model, "torch", images, mask)
         found = step(compiled, "triton", images, mask)
         assert (found - expected).norm() < budget * expected.norm()

@@ -10,17 +10,27 @@ from fcmae.pretraining.masking import patchify, random_mask, unpatchify
 
 
 def test_each_image_has_as_many_visible_patches_as_asked_for() -> None:
-    mask = random_mask(64, 49, 19)
-    assert mask.shape == (64, 49)
-    assert mask.unique().tolist() == [0, 1]
-    assert ((mask == 0).sum(1) == 19).all()
-    assert len(mask.unique(dim=0)) == 64
+    mask = random_mask(64, (7, 7), 19)
+    assert mask.grid == (7, 7)
+    assert mask.visible.shape == (64, 19)
+    assert (mask.visible.diff(dim=1) > 0).all()
+    assert mask.visible.min() == 0
+    assert mask.visible.max() == 48
+    assert len(mask.visible.unique(dim=0)) == 64
+
+
+def test_the_visible_patches_are_the_first_of_a_random_order() -> None:
+    """The numbers that are drawn decide what a run computes: they are part of its reproducibility."""
+    numbers = torch.rand(3, 12, generator=torch.Generator().manual_seed(7))
+    mask = random_mask(3, (3, 4), 5, torch.Generator().manual_seed(7))
+    for row, visible in zip(numbers, mask.visible.tolist(), strict=True):
+        assert visible == sorted(row.argsort()[:5].tolist())
 
 
 def test_a_generator_alone_decides() -> None:
     def draw(seed: int) -> torch.Tensor:
         torch.seed()
-        return random_mask(4, 49, 19, torch.Generator().manual_seed(seed))
+        return random_mask(4, (7, 7), 19, torch.Generator().manual_seed(seed)).visible
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -30,13 +40,13 @@ def test_a_generator_leaves_the_global_one_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    random_mask(4, 49, 19, torch.Generator().manual_seed(1))
+    random_mask(4, (7, 7), 19, torch.Generator().manual_seed(1))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_every_patch_is_hidden_equally_often() -> None:
-    mask = random_mask(4000, 10, 4, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(mask.mean(0), torch.full((10,), 0.6), rtol=0, atol=0.04)
+    mask = random_mask(4000, (2, 5), 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mask.hidden.mean(0), torch.full((10,), 0.6), rtol=0, atol=0.04)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 12])

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.models.kernels.selftest import Call
+from fcmae.models.layouts.minkowski import import_engine
+from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask
 from fcmae.pretraining.model import FCMAE
 
@@ -30,9 +32,9 @@ def images_of(model: FCMAE, batch: int = 2) -> Tensor:
     return torch.randn(batch, model.in_chans, *model.image_size, generator=generator)
 
 
-def mask_of(model: FCMAE, batch: int = 2) -> Tensor:
+def mask_of(model: FCMAE, batch: int = 2) -> Mask:
     generator = torch.Generator().manual_seed(2)
-    return random_mask(batch, model.num_patches, model.num_visible, generator)
+    return random_mask(batch, model.grid, model.num_visible, generator)
 
 
 def test_pico_has_the_published_shapes_and_parameters() -> None:
@@ -70,26 +72,26 @@ def test_any_channels_and_any_grid(in_chans: int, image_size: int | tuple[int, i
 def test_the_loss_is_the_mean_squared_error_on_hidden_patches(norm_pix_loss: bool) -> None:
     """Against numpy, patch by patch: channels last in a patch, the unbiased variance plus 1e-6."""
     model = small((16, 24), norm_pix_loss=norm_pix_loss)
-    images, mask = images_of(model), mask_of(model)
+    images, hidden = images_of(model), mask_of(model).hidden
     prediction = torch.randn(2, 8 * 8 * 3, 2, 3)
     errors = []
     for b in range(2):
-        for n in np.flatnonzero(mask[b].numpy()):
+        for n in np.flatnonzero(hidden[b].numpy()):
             y, x = divmod(n, 3)
             patch = images[b, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].numpy().astype(np.float64)
             if norm_pix_loss:
                 patch = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-6)
             predicted = prediction[b, :, y, x].numpy().reshape(8, 8, 3).transpose(2, 0, 1)
             errors.append(((predicted - patch) ** 2).mean())
-    assert model.loss(images, prediction, mask).item() == pytest.approx(np.mean(errors), rel=1e-5)
+    assert model.loss(images, prediction, hidden).item() == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 def test_visible_patches_carry_no_loss() -> None:
     model = small()
-    images, mask = images_of(model), mask_of(model)
+    images, hidden = images_of(model), mask_of(model).hidden
     prediction = torch.randn(2, 8 * 8 * 3, 4, 4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(model.loss(images, prediction, mask), prediction)
-    assert torch.equal(gradient.abs().sum(1).flatten(1) > 0, mask != 0)
+    (gradient,) = torch.autograd.grad(model.loss(images, prediction, hidden), prediction)
+    assert torch.equal(gradient.abs().sum(1).flatten(1) > 0, hidden != 0)
 
 
 def test_the_loss_is_taken_in_float32_under_autocast() -> None:
@@ -112,13 +114,9 @@ def test_the_mask_comes_from_the_generator() -> None:
 def test_a_mask_that_is_given_is_used(randomize: Randomize) -> None:
     model = randomize(small())
     images, mask = images_of(model), mask_of(model)
-    loss, prediction, used = model(images, mask=mask)
-    assert torch.equal(used, mask)
-    assert torch.equal(loss, model.loss(images, prediction, mask))
-    known = model(images, mask=mask, num_visible=model.num_visible)
-    assert torch.equal(known[1], prediction)
-    as_booleans = model(images, mask=mask.bool())
-    assert torch.equal(as_booleans[0], loss)
+    loss, prediction, used = model(images, mask)
+    assert torch.equal(used, mask.hidden)
+    assert torch.equal(loss, model.loss(images, prediction, mask.hidden))
 
 
 def test_encode_gives_zero_at_hidden_patches_and_sees_only_visible_ones(randomize: Randomize) -> None:
@@ -126,8 +124,8 @@ def test_encode_gives_zero_at_hidden_patches_and_sees_only_visible_ones(randomiz
     images, mask = images_of(model), mask_of(model)
     encoded = model.encode(images, mask)
     assert encoded.shape == (2, 13, 4, 4)
-    assert torch.equal(encoded.abs().sum(1).flatten(1) == 0, mask != 0)
-    hidden = mask.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3) != 0
+    assert torch.equal(encoded.abs().sum(1).flatten(1) == 0, mask.hidden != 0)
+    hidden = mask.hidden.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3) != 0
     changed = torch.where(hidden, float("nan"), images)
     assert torch.equal(model.encode(changed, mask), encoded)
 
@@ -136,23 +134,23 @@ def test_hidden_patches_enter_the_decoder_as_the_mask_token(randomize: Randomize
     """With no decoder block, a hidden patch's prediction is that of the token, and a visible one's is not."""
     model = randomize(small(decoder_depth=0))
     images, mask = images_of(model), mask_of(model)
-    _, prediction, _ = model(images, mask=mask)
+    _, prediction, _ = model(images, mask)
     token = model.pred(model.mask_token).flatten()
     same = torch.isclose(prediction, token[:, None, None], atol=1e-5).all(1).flatten(1)
-    assert torch.equal(same, mask != 0)
+    assert torch.equal(same, mask.hidden != 0)
 
 
 @pytest.mark.parametrize("layout", ["tiles", "minkowski"])
 def test_layouts_agree_in_loss_and_gradients(layout: str, randomize: Randomize) -> None:
     if layout == "minkowski":
         try:
-            small(layout=layout).encode(torch.zeros(1, 3, 32, 32), torch.zeros(1, 16))
+            import_engine()
         except ImportError:
             pytest.skip("MinkowskiEngine is not installed")
     gradients = []
     for each in ("masked", layout):
         model = randomize(small(layout=each)).double()
-        loss, _, _ = model(images_of(model).double(), mask=mask_of(model))
+        loss, _, _ = model(images_of(model).double(), mask_of(model))
         loss.backward()
         gradients.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
     for ours, expected in zip(*gradients, strict=True):
@@ -162,21 +160,21 @@ def test_layouts_agree_in_loss_and_gradients(layout: str, randomize: Randomize) 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_a_perfect_prediction_reconstructs_the_image(norm_pix_loss: bool) -> None:
     model = small((16, 24), norm_pix_loss=norm_pix_loss)
-    images, mask = images_of(model) * 3 + 1, mask_of(model)
+    images, hidden = images_of(model) * 3 + 1, mask_of(model).hidden
     target = patchify(images, 8)
     if norm_pix_loss:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     perfect = target.transpose(1, 2).unflatten(2, (2, 3))
-    torch.testing.assert_close(model.reconstruct(images, perfect, mask), images)
-    assert model.loss(images, perfect, mask) < 1e-10
+    torch.testing.assert_close(model.reconstruct(images, perfect, hidden), images)
+    assert model.loss(images, perfect, hidden) < 1e-10
 
 
 def test_a_reconstruction_keeps_visible_pixels_bit_for_bit() -> None:
     model = small()
-    images, mask = images_of(model), mask_of(model)
-    picture = model.reconstruct(images, torch.randn(2, 8 * 8 * 3, 4, 4), mask)
+    images, hidden = images_of(model), mask_of(model).hidden
+    picture = model.reconstruct(images, torch.randn(2, 8 * 8 * 3, 4, 4), hidden)
     changed = (patchify(picture, 8) != patchify(images, 8)).any(-1)
-    assert torch.equal(changed, mask != 0)
+    assert torch.equal(changed, hidden != 0)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +197,10 @@ def test_images_and_masks_of_another_size_are_refused() -> None:
     model = small()
     with pytest.raises(ValueError, match=r"images of \(32, 40\), not of image_size \(32, 32\)"):
         model(torch.zeros(2, 3, 32, 40))
-    with pytest.raises(ValueError, match=r"mask of \(2, 15\), not \(2, 16\)"):
-        model(torch.zeros(2, 3, 32, 32), mask=torch.zeros(2, 15))
+    with pytest.raises(ValueError, match="mask of 2 images of 2 x 8 patches, not of 2 of 4 x 4"):
+        model(torch.zeros(2, 3, 32, 32), random_mask(2, (2, 8), 6))
+    with pytest.raises(ValueError, match="mask of 3 images of 4 x 4 patches, not of 2 of 4 x 4"):
+        model(torch.zeros(2, 3, 32, 32), random_mask(3, (4, 4), 6))
     with pytest.raises(ValueError, match="4 channels, the network takes 3"):
         model(torch.zeros(2, 4, 32, 32))
 
@@ -209,8 +209,8 @@ def test_images_and_masks_of_another_size_are_refused() -> None:
 def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
     sizes = {"depths": (1, 1, 1, 1), "dims": (4, 6, 8, 10), "decoder_dim": 8}
     model = FCMAE("convnextv2_atto", 64, 0.5, **sizes, grad_checkpointing=checkpointing)
-    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]] * 2)
-    explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask=mask, num_visible=2)
+    mask = Mask(torch.tensor([[0, 3]] * 2), (2, 2))
+    explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
@@ -234,8 +234,8 @@ def test_kernel_calls_are_those_of_a_forward_pass(layout: str, monkeypatch: pyte
     record("fcmae.models.layouts.dense", "depthwise_map")
     with torch.device("meta"):  # where PyTorch takes no short cuts for small tiles
         model = FCMAE("convnextv2_atto", 64, 0.5, layout=layout, stem_stride=2)
-        mask = torch.empty(1, model.num_patches)
-        model(torch.empty(1, 3, 64, 64), mask=mask, num_visible=model.num_visible)
+        visible = torch.empty(1, model.num_visible, dtype=torch.int64)
+        model(torch.empty(1, 3, 64, 64), Mask(visible, model.grid))
     calls = set(model.kernel_calls())
     assert found <= calls
     assert {call for call in calls if call.operation != "gelu_grn"} <= found

@@ -38,8 +38,11 @@ def test_visible_pixels_are_the_original_s_and_hidden_ones_grey_or_predicted(
     draw_reconstructions(model, images, MEAN, STD, Path("unused.png"), torch.Generator().manual_seed(5))
 
     original = images / 255
-    mask = random_mask(3, model.num_patches, model.num_visible, torch.Generator().manual_seed(5))
-    hidden = mask.view(3, 1, 2, 3).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1) != 0
+    mask = random_mask(3, model.grid, model.num_visible, torch.Generator().manual_seed(5))
+    hidden = (
+        mask.hidden.view(3, 1, 2, 3).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1)
+        != 0
+    )
     assert torch.equal(columns["original"], original)
     assert torch.equal(columns["masked"], torch.where(hidden, HIDDEN_GREY, original))
     restored = columns["reconstruction"]

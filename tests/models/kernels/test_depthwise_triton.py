@@ -17,6 +17,7 @@ from torch import Tensor
 from fcmae.models.kernels.choice import OLDEST_TRITON, kernels, triton_version
 from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles
 from fcmae.models.layouts import TilesLayout
+from fcmae.models.mask import Mask
 
 pytestmark = pytest.mark.skipif(
     (triton_version() or (0, 0)) < OLDEST_TRITON, reason="Triton is not installed, or too old"
@@ -36,7 +37,8 @@ def halo_table(batch: int, grid: tuple[int, int], num_visible: int, p: int, kern
     """The table of random visible patches, as the layout makes it."""
     generator = torch.Generator().manual_seed(num_visible)
     order = torch.rand(batch, grid[0] * grid[1], generator=generator).argsort(1)
-    return TilesLayout(order[:, :num_visible].sort(1)[0].to(DEVICE), grid)._halo_table(p, kernel)
+    mask = Mask(order[:, :num_visible].sort(1).values, grid).to(DEVICE)
+    return TilesLayout(mask)._halo_table(p, kernel)
 
 
 def results(tensors: list[Tensor], table: Tensor | None, impl: str) -> list[Tensor]:
