@@ -57,13 +57,14 @@ class Parser(ArgumentParser):
             raise UserError(self._explain(str(error))) from None
 
     def _as_yaml(self, option: str, value: str) -> str:
-        """The value of an option as jsonargparse reads it, where the option takes a tuple or none."""
+        """Return the value of an option as jsonargparse reads it, where the option takes a tuple or none."""
         kind = getattr(self._option_string_actions.get(option), "_typehint", None)
         kinds = (kind, *get_args(kind))
         if value.lower() == "none" and type(None) in kinds:
             return "null"
-        takes_tuple = any(get_origin(each) is tuple for each in kinds)
-        return f"[{value.strip('() ')}]" if takes_tuple and "," in value and "[" not in value else value
+        tuples = [get_args(each) for each in kinds if get_origin(each) is tuple]
+        is_tuple = (tuples and "," in value) or (str, ...) in tuples
+        return f"[{value.strip('() ')}]" if is_tuple and "[" not in value else value
 
     def _explain(self, message: str) -> str:
         """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from fcmae.core.errors import UserError
+from fcmae.engine.loggers import LOGGERS
 
 # What may differ when any run is resumed: where and how it runs, not what it computes.
 VOLATILE_IN_ALL = (
     "out", "device", "data_root", "images.workers", "network.grad_checkpointing", "loop.compile",
-    "loop.resume", "loop.log_every", "loop.save_every", "loop.save_minutes", "loop.keep", "loop.sharding",
-    "loop.timeout_minutes",
+    "loop.resume", "loop.log_every", "loop.loggers", "loop.save_every", "loop.save_minutes", "loop.keep",
+    "loop.sharding", "loop.timeout_minutes",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ class LoopConfig:
         compile: compile the model with torch.compile; without CUDA graphs, which write each batch's results
             over those of the batch before
         log_every: optimiser steps between two lines of the log
+        loggers: where the log goes besides log.jsonl: tensorboard, and whatever is registered
         save_every: epochs between two checkpoints
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does
         keep: how many of the newest checkpoints are kept (fine-tuning keeps the best one besides)
@@ -92,6 +94,7 @@ class LoopConfig:
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     compile: bool = False
     log_every: int = 10
+    loggers: tuple[str, ...] = ("tensorboard",)
     save_every: int = 1
     save_minutes: float = 10.0
     keep: int = 2
@@ -101,16 +104,19 @@ class LoopConfig:
     timeout_minutes: float = 10.0
 
     def check(self) -> None:
-        """Refuse counts and times that no run can mean.
+        """Refuse counts and times that no run can mean, and loggers that nobody has registered.
 
         Raises:
-            UserError: see above
+            UserError: names the setting, its value and what it may be
         """
         for name in ("log_every", "save_every", "keep", "timeout_minutes"):
             if getattr(self, name) <= 0:
                 raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
         if self.save_minutes < 0:
             raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise UserError(f"loop.loggers names {name!r}: choose from {', '.join(LOGGERS)}")
 
 
 class TrainingConfig(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor
 from fcmae.core.distributed import gather_lists, mean_over_processes, raise_together
 from fcmae.core.errors import UserError
 from fcmae.engine.display import ProgressDisplay
-from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.loggers import Loggers
 
 FILES_IN_A_MESSAGE = 8
 
@@ -36,7 +36,7 @@ class StepLog:
     """The steps of a run whose figures are still on the device, and the log and display that get them later.
 
     Args:
-        run: the folder whose log gets them
+        loggers: what keeps them
         display: what shows them to a person
         scaler: of the losses; where it is in use, a step whose gradients overflow is skipped, and no error
         batch_size: images of one optimiser step
@@ -45,13 +45,13 @@ class StepLog:
 
     def __init__(
         self,
-        run: RunFolder,
+        loggers: Loggers,
         display: ProgressDisplay,
         scaler: torch.amp.GradScaler,
         batch_size: int,
         steps_per_epoch: int,
     ) -> None:
-        self.run, self.display, self.scaler = run, display, scaler
+        self.loggers, self.display, self.scaler = loggers, display, scaler
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.pending: list[StepMetrics] = []
         self.restart_clock()
@@ -86,7 +86,9 @@ class StepLog:
         means = {name: finite_mean([row[name] for row in values]) for name in values[0]}
         speed = len(values) * self.batch_size / (now - self.last_read)
         epoch = newest.step / self.steps_per_epoch
-        self.run.log({"step": newest.step, "epoch": epoch, **means, "lr": newest.lr, "images_per_s": speed})
+        self.loggers.log(
+            {"step": newest.step, "epoch": epoch, **means, "lr": newest.lr, "images_per_s": speed}
+        )
         self.display.update(newest.step, means["loss"], speed)
         self.pending, self.last_read = [], now
         return [row["loss"] for row in values]
@@ -97,8 +99,10 @@ class StepLog:
             if math.isfinite(values[name]) or (name == "grad_norm" and skipped):
                 continue
             figures.files = gather_lists(figures.files)
-            self.run.log({"step": figures.step, "lr": figures.lr, "not_finite": name, "files": figures.files})
-            raise_together(not_finite_error(figures, name, self.run.log_file))
+            self.loggers.log(
+                {"step": figures.step, "lr": figures.lr, "not_finite": name, "files": figures.files}
+            )
+            raise_together(not_finite_error(figures, name, self.loggers.run.log_file))
 
 
 def read_values(steps: list[StepMetrics]) -> list[dict[str, float]]:

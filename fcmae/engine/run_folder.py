@@ -2,11 +2,9 @@
 
 import fcntl
 import json
-import math
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import yaml
 
@@ -14,9 +12,6 @@ from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
 from fcmae.models.card import CHECKPOINTS, CLASSIFIER, ENCODER
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 ABSENT = "absent"
 
@@ -61,13 +56,10 @@ class RunFolder:
         self.jobs = self.path / "jobs"
         self.submitted = self.jobs / "submitted.json"
         self._held_lock: IO[str] | None = None
-        self._purge_step = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What other processes of the run get: not the lock, which rank zero holds, and not its files."""
-        state = {**vars(self), "_held_lock": None}
-        state.pop("_tensorboard", None)
-        return state
+        """What other processes of the run get: not the lock, which rank zero holds."""
+        return {**vars(self), "_held_lock": None}
 
     @property
     def started(self) -> bool:
@@ -135,39 +127,6 @@ class RunFolder:
         there = {self.path / entry.name.removesuffix(TEMPORARY_SUFFIX) for entry in self.path.iterdir()}
         return not there <= ours
 
-    def start_log(self, step: int, finished_epochs: int) -> None:
-        """Continue the log from a checkpoint: what a killed process logged beyond it is dropped.
-
-        Args:
-            step: optimiser steps done at that checkpoint
-            finished_epochs: epochs whose `epoch_loss` was logged before it
-        """
-        self._purge_step = step + 1
-        if not current_world().is_rank_zero or not self.log_file.exists():
-            return
-        kept = [
-            record
-            for record in self.records()
-            if record["step"] <= step and ("epoch_loss" not in record or record["epoch"] <= finished_epochs)
-        ]
-        with write_atomically(self.log_file) as file:
-            file.writelines(_json_line(record).encode() for record in kept)
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Append a record to log.jsonl, and its numbers to the TensorBoard events.
-
-        Args:
-            record: has a `step`; what is not finite is written as null
-        """
-        if not current_world().is_rank_zero:
-            return
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(_json_line(record))
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, record["step"])
-        self._tensorboard.flush()
-
     def records(self) -> list[dict[str, Any]]:
         """All whole records of the log, oldest first."""
         if not self.log_file.exists():
@@ -179,19 +138,6 @@ class RunFolder:
             except json.JSONDecodeError:  # the line that a killed process was writing
                 continue
         return records
-
-    def draw_curves(self, score: str = "loss") -> None:
-        """Draw what the log holds so far; `score` is the figure that chooses the best epoch."""
-        from fcmae.engine.pictures import draw_curves  # needs matplotlib and torch
-
-        if current_world().is_rank_zero:
-            draw_curves(self.records(), self.curves, score)
-
-    @cached_property
-    def _tensorboard(self) -> "SummaryWriter":
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
-        return SummaryWriter(self.tensorboard, purge_step=self._purge_step)
 
     def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
         """How the run in this folder differs from one with these settings, a sentence for each key.
@@ -239,11 +185,3 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in record.items()
-    }
-    return json.dumps(finite) + "\n"

@@ -17,8 +17,10 @@ from fcmae.core.signals import StopSignals
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
+from fcmae.engine.loggers import Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
 from fcmae.engine.parallel import ParallelTask, total_norm
+from fcmae.engine.pictures import draw_curves
 from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
 from fcmae.engine.progress import Criterion, Progress, Summary
 from fcmae.engine.run_folder import RunFolder
@@ -116,10 +118,11 @@ class Trainer:
                 self.scaler.load_state_dict(state["scaler"])
             self.progress = Progress(**state["progress"])
         self._require_same_start()
-        self.run.start_log(self.progress.step, self.progress.finished_epochs)
+        self.loggers = Loggers(self.run, self.config.loop.loggers)
+        self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
         steps_per_epoch = self.task.steps_per_epoch
         self.display = ProgressDisplay(self.progress.step, self.total_steps, steps_per_epoch)
-        self.log = StepLog(self.run, self.display, self.scaler, self.config.batch_size, steps_per_epoch)
+        self.log = StepLog(self.loggers, self.display, self.scaler, self.config.batch_size, steps_per_epoch)
         self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
         self.task.model.train()
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
@@ -197,11 +200,12 @@ class Trainer:
         with self.parallel.whole_model(), torch.no_grad(), autocast(self.precision, self.device):
             metrics = self.task.evaluate(epoch)
         self.task.model.train()
-        self.run.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
+        self.loggers.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
         progress.finish_epoch(loss)
         better = progress.note_best({"loss": loss, **metrics}, self.best)
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
-            self.run.draw_curves(self.best[0] if self.best else "loss")
+            if current_world().is_rank_zero:
+                draw_curves(self.run.records(), self.run.curves, self.best[0] if self.best else "loss")
             self.last_drawn = time.monotonic()
         if better or self.complete or epoch % self.config.loop.save_every == 0:
             self.save(best=better)

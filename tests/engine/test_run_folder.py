@@ -1,6 +1,5 @@
-"""A run folder belongs to one run, and its log has neither gaps nor duplicates."""
+"""A run folder belongs to one run."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcmae.core.errors import UserError
+from fcmae.engine.loggers import JsonLines
 from fcmae.engine.run_folder import RunFolder
 
 CONFIG = {"model": "atto", "betas": (0.9, 0.95), "out": Path("somewhere"), "loop": {"keep": 2}, "clip": None}
@@ -25,7 +24,7 @@ def started(path: Path) -> None:
     """A run that has logged its first step."""
     run = RunFolder(path)
     run.acquire(CONFIG)
-    run.log({"step": 1, "loss": 1.0})
+    JsonLines(run).log({"step": 1, "loss": 1.0})
 
 
 def test_new_folder_holds_the_config(tmp_path: Path) -> None:
@@ -128,31 +127,3 @@ def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "UserError" in other.stderr
     assert "another process is training there" in other.stderr
-
-
-def test_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.acquire(CONFIG)
-    run.start_log(0, 0)
-    for step in (10, 20, 30):
-        run.log({"step": step, "epoch": step / 20, "loss": 1.0})
-        if step == 20:
-            run.log({"step": step, "epoch": 1, "epoch_loss": 1.0})
-    with run.log_file.open("a") as file:
-        file.write('{"step": 40, "lo')  # killed while writing
-
-    RunFolder(tmp_path).start_log(20, finished_epochs=1)
-    assert [record["step"] for record in run.records()] == [10, 20, 20]
-    RunFolder(tmp_path).start_log(20, finished_epochs=0)
-    assert [record.get("loss") for record in run.records()] == [1.0, 1.0]
-
-
-def test_log_is_strict_json_and_reaches_tensorboard(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.acquire(CONFIG)
-    run.start_log(0, 0)
-    run.log({"step": 1, "loss": 0.5, "grad_norm": float("nan"), "files": ["a.jpg"]})
-    line = run.log_file.read_text()
-    assert json.loads(line, parse_constant=pytest.fail)["grad_norm"] is None
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]

@@ -22,6 +22,7 @@ from fcmae import list_models
 from fcmae.core.settings import read_settings
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.loggers import JsonLines
 from fcmae.launch.cli import pretrain
 from fcmae.launch.cli.exit_status import Once
 from fcmae.launch.cli.main import COMMANDS, main
@@ -185,7 +186,7 @@ def test_minkowski_asked_for_and_absent(
 def run(folder: Path) -> Path:
     """The folder of a run that has taken its first step."""
     run = prepare(read_settings(PretrainConfig, folder / "tiny.yaml"))
-    run.log({"step": 1, "loss": 1.0})
+    JsonLines(run).log({"step": 1, "loss": 1.0})
     return run.path
 
 
@@ -214,7 +215,7 @@ def test_a_run_beside_one_with_other_settings_says_so(folder: Path, caplog: pyte
     for run_name, changes in runs:
         caplog.clear()
         run = prepare(replace(config, **changes))
-        run.log({"step": 1, "loss": 1.0})
+        JsonLines(run).log({"step": 1, "loss": 1.0})
         assert run.path == Path(run_name)
         said.append(caplog.messages)
     assert said == [

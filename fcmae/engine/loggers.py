@@ -1,0 +1,131 @@
+"""Where the records of a run go: JSON lines in its folder, TensorBoard, and what is registered beside them.
+
+A record is a dict of plain values with `step`, the optimiser steps done. That of a few steps holds their means:
+`epoch` (with its fraction), `loss`, `grad_norm`, `lr`, `images_per_s` and the task's metrics. That of a whole epoch
+holds `epoch`, `epoch_loss` and what the task measured; that of a failure `lr`, `not_finite` and `files`.
+"""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fcmae.core.distributed import current_world
+from fcmae.core.files import write_atomically
+from fcmae.engine.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Logger(ABC):
+    """One place that the records of a run go to. Only rank zero has one.
+
+    A run may be killed at any instant, so nothing is ever closed: a record is safe when `log` returns.
+
+    Args:
+        run: the folder of the run, acquired
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    @abstractmethod
+    def log(self, record: dict[str, Any]) -> None:
+        """Keep a record. Numbers in it may be NaN or infinite."""
+
+    def rewind(self, step: int, finished_epochs: int) -> None:  # noqa: B027  not every place can forget
+        """Drop what a killed process logged beyond the checkpoint that the run goes on from.
+
+        Called once, before the first record.
+
+        Args:
+            step: optimiser steps done at that checkpoint
+            finished_epochs: epochs whose record was logged before it
+        """
+
+
+class JsonLines(Logger):
+    """A line of strict JSON for each record, in log.jsonl: what resuming trims and curves are drawn from.
+
+    Numbers that are not finite, which JSON has no words for, become null.
+    """
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a record."""
+        with self.run.log_file.open("a", encoding="utf-8") as file:
+            file.write(json_line(record))
+
+    def rewind(self, step: int, finished_epochs: int) -> None:
+        """Write the file anew without the records beyond a checkpoint."""
+        if not self.run.log_file.exists():
+            return
+        kept = [
+            record
+            for record in self.run.records()
+            if record["step"] <= step and ("epoch_loss" not in record or record["epoch"] <= finished_epochs)
+        ]
+        with write_atomically(self.run.log_file) as file:
+            file.writelines(json_line(record).encode() for record in kept)
+
+
+class TensorBoard(Logger):
+    """A scalar for each number of a record, in the events that TensorBoard shows."""
+
+    purge_step = 0
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add the numbers of a record at its step."""
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
+
+    def rewind(self, step: int, finished_epochs: int) -> None:
+        """Have TensorBoard hide what lies beyond a checkpoint."""
+        self.purge_step = step + 1
+
+    @cached_property
+    def _writer(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and a finished run logs nothing
+
+        return SummaryWriter(self.run.tensorboard, purge_step=self.purge_step)
+
+
+LOGGERS: dict[str, Callable[[RunFolder], Logger]] = {"tensorboard": TensorBoard}
+"""By the names that `loop.loggers` chooses from; a further one is registered by putting it here."""
+
+
+class Loggers(Logger):
+    """The loggers of a run as one: JSON lines always, and those that are named. Empty but in rank zero.
+
+    Args:
+        run: the folder of the run, acquired
+        names: keys of `LOGGERS`
+    """
+
+    def __init__(self, run: RunFolder, names: Iterable[str]) -> None:
+        super().__init__(run)
+        kinds = [JsonLines, *(LOGGERS[name] for name in names)] if current_world().is_rank_zero else []
+        self.loggers = [kind(run) for kind in kinds]
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Hand a record to each."""
+        for logger in self.loggers:
+            logger.log(record)
+
+    def rewind(self, step: int, finished_epochs: int) -> None:
+        """Rewind each."""
+        for logger in self.loggers:
+            logger.rewind(step, finished_epochs)
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """Return a record as a line of strict JSON, null for what is not finite."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite) + "\n"
