@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.choice import Impl
-from fcmae.models.layouts import TilesLayout
+from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.masking import random_mask
 

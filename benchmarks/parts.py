@@ -12,7 +12,7 @@ from machine import median_seconds
 from torch import Tensor, nn
 
 from fcmae.models.convnext import GRN, LayerNorm, Linear
-from fcmae.models.layouts import Layout, create_layout
+from fcmae.models.layouts.base import Layout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.model import FCMAE
 
@@ -30,7 +30,7 @@ def time_parts(
         optimizer: of the model; the gradients are there
     """
     hidden = mask.hidden
-    calls, encoded = _record(model, images, create_layout(model.layout, mask))
+    calls, encoded = _record(model, images, model.layout(mask))
     prediction = model.decode(encoded, hidden)
     calls["decoder"] = [(lambda x: model.decode(x, hidden), encoded)]
     calls["loss"] = [(lambda x: model.loss(images, x, hidden), prediction)]

@@ -38,6 +38,7 @@ from fcmae import create_model
 from fcmae.engine.precision import autocast
 from fcmae.models.formats import to_ours, to_timm
 from fcmae.models.kernels.choice import Impl, kernels
+from fcmae.models.layouts import find_layout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
@@ -164,7 +165,7 @@ def pretraining(options: argparse.Namespace, device: torch.device) -> tuple[dict
             continue
         for impl, mode in variants(options, device, layout):
             one = copy.deepcopy(model)
-            one.layout = layout
+            one.layout = find_layout(layout)
             steps[f"{layout}, {mode}, {impl}"] = Step(one, compute_loss, options.precision, impl, mode)
     with torch.device("meta"):
         shadow = FCMAE(options.model, options.image_size, options.mask_ratio)

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcmae.models.convnext import create_model
-from fcmae.models.layouts import TilesLayout
+from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.mask import Mask
 
 aten = torch.ops.aten

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from fcmae.models.kernels.choice import autocast_type
 from fcmae.models.kernels.pointwise import pointwise
 from fcmae.models.kernels.selftest import Call
-from fcmae.models.layouts import DenseLayout, Layout
+from fcmae.models.layouts.base import Layout
+from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.sizes import Size, find_size
 
 GRNScope = Literal["image", "batch"]

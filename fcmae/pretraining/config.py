@@ -58,7 +58,7 @@ class PretrainConfig:
         epochs: passes over the data
         batch_size: images of one optimiser step, over all processes and accumulation steps
         mask_ratio: share of the patches that are hidden
-        layout: how the encoder runs on what is visible; the results agree
+        layout: how the encoder runs on what is visible: tiles, masked or minkowski; the results agree
         norm_pix_loss: normalise each target patch by its own mean and variance
         seed: of weights, order, augmentation and masks
         device: auto, cpu, cuda, cuda:N or mps
@@ -81,7 +81,7 @@ class PretrainConfig:
     epochs: int = 100
     batch_size: int = 64
     mask_ratio: float = 0.6
-    layout: Literal["tiles", "masked", "minkowski"] = "tiles"
+    layout: str = "tiles"
     norm_pix_loss: bool = True
     seed: int = 0
     device: str = "auto"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fcmae.models.convnext import Block, create_model, init_weights
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.selftest import Call
-from fcmae.models.layouts import SPARSE_LAYOUTS, DenseLayout, create_layout
+from fcmae.models.layouts import find_layout
+from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask, unpatchify
 
@@ -24,7 +25,7 @@ class FCMAE(nn.Module):
         encoder: a name of `fcmae.models.list_models()`
         image_size: pixels, a side or (height, width); multiples of the encoder's stride
         mask_ratio: share of the patches that are hidden
-        layout: how the encoder runs: tiles, masked or minkowski, with equal results
+        layout: how the encoder runs, with equal results: a name of `fcmae.models.layouts.LAYOUTS`
         decoder_depth: ConvNeXt V2 blocks of the decoder
         decoder_dim: their width, D
         norm_pix_loss: normalise each target patch by its own mean and variance
@@ -50,10 +51,8 @@ class FCMAE(nn.Module):
         **encoder_options: Any,
     ) -> None:
         super().__init__()
-        if layout not in SPARSE_LAYOUTS:
-            raise ValueError(f"unknown layout {layout!r}: choose one of {', '.join(SPARSE_LAYOUTS)}")
         self.encoder = create_model(encoder, in_chans=in_chans, features_only=True, **encoder_options)
-        self.layout, self.norm_pix_loss, self.in_chans = layout, norm_pix_loss, in_chans
+        self.layout, self.norm_pix_loss, self.in_chans = find_layout(layout), norm_pix_loss, in_chans
         self.patch_size = self.encoder.stride
         self.grid = patch_grid(image_size, self.patch_size)
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
@@ -107,7 +106,7 @@ class FCMAE(nn.Module):
                 f"a mask of {len(mask.visible)} images of {mask.grid[0]} x {mask.grid[1]} patches, "
                 f"not of {len(images)} of {self.grid[0]} x {self.grid[1]}"
             )
-        return self.encoder.forward_features(images, create_layout(self.layout, mask))
+        return self.encoder.forward_features(images, self.layout(mask))
 
     def decode(self, encoded: Tensor, hidden: Tensor) -> Tensor:
         """Predict patches: (B, C', h, w) to (B, P * P * C, h, w), with the mask token where they are hidden.
@@ -143,8 +142,9 @@ class FCMAE(nn.Module):
         """What the model asks of `fcmae.models.kernels`."""
         blocks = [block for block in self.decoder.modules() if isinstance(block, Block)]
         calls = [call for block in blocks for call in block.kernel_calls(*self.grid)]
-        if self.layout != "minkowski":
-            calls += self.encoder.kernel_calls(self.image_size, tiles=self.layout == "tiles")
+        if self.layout.__name__ != "MinkowskiLayout":
+            tiles = self.layout.__name__ == "TilesLayout"
+            calls += self.encoder.kernel_calls(self.image_size, tiles=tiles)
         return list(dict.fromkeys(calls))
 
     def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Everything about a pre-training run that can be wrong, looked at before the network is built."""
 
 from dataclasses import asdict
-from importlib.util import find_spec
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
@@ -13,6 +12,7 @@ from fcmae.data.pixels import check_pixels
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.config import VOLATILE, PretrainConfig
 
@@ -109,14 +109,11 @@ def check_geometry(config: PretrainConfig) -> None:
 
 
 def check_parts(config: PretrainConfig) -> None:
-    """Refuse a decoder of fewer than no blocks, and a layout whose engine is not installed.
+    """Refuse a decoder of fewer than no blocks, and a layout that is unknown or lacks its engine.
 
     Raises:
-        UserError: see above
+        UserError: the message says what to choose, or to install
     """
     if config.decoder.depth < 0:
         raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
-    if config.layout == "minkowski" and find_spec("MinkowskiEngine") is None:
-        raise UserError(
-            "--layout minkowski needs MinkowskiEngine 0.5.4: the README says how to build it; or use tiles"
-        )
+    check_layout(config.layout)

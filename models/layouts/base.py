@@ -18,9 +18,15 @@ from fcmae.models.mask import Mask
 class Layout(ABC):
     """Where the positions of a batch of images are, and how to look across them.
 
-    A layout is made for one batch (for its mask) and is passed to the network's forward. Positions are a
-    tensor (..., C) whose leading dimensions are the layout's own business.
+    A layout is made for one batch and is passed to the network's forward. Positions are a tensor (..., C)
+    whose leading dimensions are the layout's own business.
+
+    Args:
+        mask: which patches of these images exist
     """
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
 
     @abstractmethod
     def enter(self, images: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from fcmae.models.layouts.base import Layout
 class DenseLayout(Layout):
     """All positions of every image, as (B, H, W, C)."""
 
+    def __init__(self) -> None:
+        """Do without a mask: nothing is hidden."""
+
     def enter(self, images: Tensor) -> Tensor:
         return images.permute(0, 2, 3, 1)
 

@@ -24,7 +24,7 @@ class MaskedLayout(DenseLayout):
     gelu_grn = Layout.gelu_grn
 
     def __init__(self, mask: Mask) -> None:
-        self.mask = mask
+        Layout.__init__(self, mask)
 
     def enter(self, images: Tensor) -> Tensor:
         return self._hide(super().enter(images))

@@ -19,21 +19,17 @@ from fcmae.models.kernels.grn import sum_type
 from fcmae.models.layouts.base import Layout, visible_positions
 from fcmae.models.mask import Mask
 
-INSTALL = "layout 'minkowski' needs MinkowskiEngine 0.5.4: the README says how to build it (section Layouts)"
-
 
 def import_engine() -> ModuleType:
-    """MinkowskiEngine, with the names it expects of Python's collections restored.
+    """Import MinkowskiEngine, with the names it expects of Python's collections restored.
 
     Raises:
-        ImportError: it is not installed; the message says what to do
+        ImportError: it is not installed
     """
     if not hasattr(collections, "Sequence"):  # removed in Python 3.10; 0.5.4 is older than that
         collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]
-    try:
-        import MinkowskiEngine
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
+    import MinkowskiEngine
+
     engine: ModuleType = MinkowskiEngine
     return engine
 
@@ -46,8 +42,8 @@ class MinkowskiLayout(Layout):
     """
 
     def __init__(self, mask: Mask) -> None:
+        super().__init__(mask)
         self.engine = import_engine()
-        self.mask = mask
         self._size = (0, 0)
         self._manager: Any = None
         self._keys: dict[int, Any] = {}  # the sites of each stage, known by their number

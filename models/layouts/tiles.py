@@ -29,6 +29,7 @@ class TilesLayout(Layout):
     """
 
     def __init__(self, mask: Mask) -> None:
+        super().__init__(mask)
         self.visible, self.grid = mask.visible, mask.grid
         self._tables: dict[tuple[str, int, int], Tensor] = {}
 

@@ -75,7 +75,7 @@ def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--image-size", "30"], "30 x 30", "nearest is 32 x 32"),
         (["--image-size", "[16, 30]"], "16 x 30", "nearest is 16 x 32"),
         (["--model", "convnextv2_ato"], "'convnextv2_ato'", "did you mean convnextv2_atto?"),
-        (["--layout", "tile"], "'tile'", "choose one of 'tiles', 'masked', 'minkowski'"),
+        (["--layout", "tile"], "'tile'", "choose one of tiles, masked, minkowski"),
         (["--mask-ratio", "1.5"], "1.5 is outside (0, 1)", "0.6"),
         (["--mask-ratio", "0"], "0.0 is outside (0, 1)", "0.6"),
         (["--mask-ratio", "0.9"], "0.9 hides all 4 patches", "lower the ratio"),
@@ -177,7 +177,6 @@ def test_minkowski_asked_for_and_absent(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
-    assert importlib.util.find_spec("MinkowskiEngine") is None
     error = pretrain_refusal(capsys, "--layout", "minkowski")
     assert "MinkowskiEngine 0.5.4: the README says how to build it" in error
 

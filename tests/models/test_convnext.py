@@ -17,7 +17,7 @@ from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
 from fcmae import ConvNeXt, create_model, list_models
 from fcmae.models.convnext import Block, LayerNorm
-from fcmae.models.layouts import DenseLayout
+from fcmae.models.layouts.dense import DenseLayout
 
 TINY = {"depths": (1, 2, 1, 1), "dims": (5, 7, 11, 13)}
 Randomize = Callable[[nn.Module], nn.Module]

@@ -5,14 +5,24 @@ Shapes: B batch, C channels, H W pixels or positions, h w patches.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fcmae import ConvNeXt, Mask, create_layout, create_model
+from fcmae.core.errors import UserError
+from fcmae.models import layouts
+from fcmae.models.layouts import check_layout, register_layout
+from fcmae.models.layouts.base import Layout
+from fcmae.models.layouts.dense import DenseLayout
+from fcmae.models.layouts.masked import MaskedLayout
 from fcmae.models.layouts.minkowski import import_engine
+from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
 Randomize = Callable[[nn.Module], nn.Module]
@@ -88,10 +98,14 @@ def hidden_in(mask: Mask, height: int) -> Tensor:
     return mask.hidden.view(-1, *mask.grid).repeat_interleave(side, 1).repeat_interleave(side, 2) != 0
 
 
+def layout_of(name: str, mask: Mask) -> Layout:
+    return DenseLayout() if name == "dense" else create_layout(name, mask)
+
+
 def outcome(network: ConvNeXt, images: Tensor, layout: str, mask: Mask) -> dict[str, Tensor]:
     """The maps of the four stages, and the gradients of a weighted sum of them by every parameter."""
     network.zero_grad()
-    maps = network.forward_stages(images, create_layout(layout, mask))
+    maps = network.forward_stages(images, layout_of(layout, mask))
     generator = torch.Generator().manual_seed(4)
     weights = [torch.randn(each.shape, dtype=torch.float64, generator=generator) for each in maps]
     torch.stack([(each * weight).sum() for each, weight in zip(maps, weights, strict=True)]).sum().backward()
@@ -219,7 +233,7 @@ def test_grn_is_the_formula_over_existing_positions(layout: str, over_batch: boo
     x = torch.randn(2, 5, 16, 16, dtype=torch.float64, generator=generator)
     gamma, beta = torch.randn(2, 5, dtype=torch.float64, generator=generator)
     mask = Mask(torch.tensor([[2, 3], [1, 3]]), (2, 2))
-    made = create_layout(layout, mask)
+    made = layout_of(layout, mask)
     result = made.to_map(made.grn(made.enter(x), gamma, beta, over_batch))
 
     hidden = hidden_in(mask, 16)
@@ -253,5 +267,29 @@ def test_an_unknown_layout_lists_the_known_ones() -> None:
 
 def test_without_the_engine_minkowski_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
-    with pytest.raises(ImportError, match=r"needs MinkowskiEngine 0\.5\.4: the README says how to build it"):
+    with pytest.raises(UserError, match=r"needs MinkowskiEngine 0\.5\.4: the README says how to build it"):
         create_layout("minkowski", batch_of(Case())[1])
+
+
+def test_a_layout_from_elsewhere_is_asked_for_by_name(
+    randomize: Randomize, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Turned(MaskedLayout):
+        """Sees the masked layout's positions upside down in depthwise convolutions."""
+
+        def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+            return super().depthwise(x, conv).flip(1)
+
+    monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
+    register_layout("turned", Turned)
+    check_layout("turned")
+    network = network_of(Case(), randomize)
+    images, mask = batch_of(Case())
+    ours, masked = (outcome(network, images.float(), name, mask)["stage 0"] for name in ("turned", "masked"))
+    assert not torch.equal(ours, masked)
+    model = FCMAE("convnextv2_atto", 64, 0.5, layout="turned", depths=(1, 1, 1, 1), dims=(4, 4, 4, 4))
+    assert isinstance(model.layout(mask), Turned)
+    settings = PretrainConfig(image_size=64, batch_size=8, layout="turned", out=str(tmp_path / "run"))
+    prepare(settings, acquire=False)
+    with pytest.raises(UserError, match="choose one of tiles, masked, minkowski, turned"):
+        prepare(replace(settings, layout="turnd"), acquire=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcmae.models.kernels.choice import OLDEST_TRITON, kernels, triton_version
 from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles
-from fcmae.models.layouts import TilesLayout
+from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.mask import Mask
 
 pytestmark = pytest.mark.skipif(
