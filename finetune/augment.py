@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def training_transform(
     size: tuple[int, int], images: ImagesConfig, augment: AugmentConfig, mean: tuple[float, ...]
 ) -> Transform:
-    """Random crop and flips, then RandAugment or its kin, then colour jitter, in timm's order.
+    """Make the transform of random crop and flips, RandAugment or its kin and colour jitter, in timm's order.
 
     Args:
         size: (height, width) of the result
@@ -49,11 +49,16 @@ def training_transform(
 
 
 def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) -> Transform:
-    """RandAugment (arXiv 1909.13719), AutoAugment (1805.09501) or AugMix (1912.02781) by timm's string.
+    """Make RandAugment (arXiv 1909.13719), AutoAugment (1805.09501) or AugMix (1912.02781) by timm's string.
 
     The policy is the one of `timm.data.create_transform(..., interpolation="bicubic")`, as in the code
     published with ConvNeXt V2. timm augments Pillow images in colour, so grey ones are turned to colour and
     back.
+
+    Args:
+        policy: timm's string
+        size: (height, width) of the images
+        mean: of pixels in 0..1; fills what a rotation uncovers
 
     Raises:
         UserError: timm does not understand the string
@@ -83,19 +88,19 @@ def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) ->
 
 
 def _apply_in_colour(image: Tensor, policy: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """A policy for Pillow images, applied to uint8 (C, H, W) of 1 or 3 channels."""
+    """Apply a policy for Pillow images to uint8 (C, H, W) of 1 or 3 channels."""
     mode = "RGB" if len(image) == 3 else "L"
     augmented: Tensor = F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")).convert(mode))
     return augmented
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Timm's posterize, with one bit where timm's scale ends at none, which Pillow refuses."""
+    """Posterize as timm does, with one bit where timm's scale ends at none, which Pillow refuses."""
     return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasing | None":
-    """Timm's random erasing (arXiv 1708.04896) of normalised images (B, C, H, W), in place."""
+    """Make timm's random erasing (arXiv 1708.04896) of normalised images (B, C, H, W), in place, if any."""
     from timm.data.random_erasing import RandomErasing
 
     if augment.erase <= 0:
@@ -106,7 +111,7 @@ def random_erasing(augment: AugmentConfig, device: torch.device) -> "RandomErasi
 
 
 def mixing(augment: AugmentConfig, num_classes: int) -> "Mixup | None":
-    """Timm's mixup (arXiv 1710.09412) and CutMix (1905.04899): images and labels (B,) to targets (B, K)."""
+    """Make timm's mixup (arXiv 1710.09412) and CutMix (1905.04899), if any: labels (B,) to targets (B, K)."""
     from timm.data import Mixup
 
     if not augment.mixes:

@@ -3,19 +3,17 @@
 Shapes: B batch, C channels, H W positions.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fcmae.engine.pictures import BLUE, GREY, save_figure
+from fcmae.engine.pictures import BLUE, GREY
 from fcmae.models.convnext import ConvNeXt
 
 
 def channel_distance(x: Tensor) -> Tensor:
-    """Mean over pairs of channels of (1 - cos) / 2, for each image: (B, H, W, C) to (B,).
+    """Average (1 - cos) / 2 over pairs of channels, for each image: (B, H, W, C) to (B,).
 
     The measure of ConvNeXt V2 (arXiv 2301.00808, section 4): 0 where all channels are alike, about 1/2 where
     they have nothing in common. A pair is two different channels.
@@ -29,9 +27,10 @@ def channel_distance(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collapse_by_block(model: ConvNeXt, images: Tensor) -> dict[str, float]:
-    """`channel_distance` after each block, mean over the images: name of the block to distance.
+    """Return the mean `channel_distance` of images after each block, by name, in the order of the network.
 
     Args:
+        model: whose stages run
         images: normalised (B, C, H, W)
     """
     found: dict[str, float] = {}
@@ -56,8 +55,8 @@ def collapse_by_block(model: ConvNeXt, images: Tensor) -> dict[str, float]:
     return found
 
 
-def draw_collapse(distances: dict[str, float], path: Path) -> None:
-    """Draw the distance of each block in the order of the network."""
+def draw_collapse(distances: dict[str, float]) -> Figure:
+    """Draw the distance of each block, in the order of the network, as a line."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     places = range(len(distances))
@@ -71,4 +70,4 @@ def draw_collapse(distances: dict[str, float], path: Path) -> None:
     axes.tick_params(colors=GREY, length=3)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    return figure

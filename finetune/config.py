@@ -13,7 +13,7 @@ POLICY_CHANNELS = (1, 3)  # of the images that timm's policies and torchvision's
 
 @dataclass
 class NetworkConfig:
-    """The network, beside its name. Where --init gives weights, what is none here is theirs.
+    """The network, beside its name. Where --init gives weights, what is left open here is theirs.
 
     Args:
         in_chans: channels of the images
@@ -43,7 +43,7 @@ class AugmentConfig:
 
     Args:
         auto_augment: timm's string of RandAugment (rand-m9-mstd0.5-inc1), AutoAugment (v0) or AugMix; auto is
-            that RandAugment for images of 1 or 3 channels, and none for others
+            that RandAugment for images of 1 or 3 channels, and nothing for others
         color_jitter: largest change of brightness, contrast and saturation
         erase: probability of random erasing
         erase_mode: fill with zeros, with one random colour, or with a random colour for each pixel
@@ -53,7 +53,7 @@ class AugmentConfig:
         mix_prob: probability of mixing a batch at all
         mix_switch: probability of CutMix where both are on
         mix_mode: mix a whole batch alike, or each pair or image in its own way
-        label_smoothing: share of the target that is spread over all classes
+        label_smoothing: fraction of the target that is spread over all classes
     """
 
     auto_augment: str | None = RAND_AUGMENT
@@ -82,25 +82,25 @@ class FinetuneConfig:
         data: folder with train/ and val/, or one folder a class; digits, the built-in ones; cifar10, cifar100
             or timm:NAME, whatever timm's dataset factory reads
         data_root: where a data set given by name lies, or is downloaded to
-        val_fraction: share of a single tree that is kept for validation
-        train_fraction: share of the training images to use, of each class
-        init: weights to start from: the folder of a run, or a file; none starts from scratch
+        val_fraction: fraction of a single tree that is kept for validation
+        train_fraction: fraction of the training images to use, of each class
+        init: weights to start from: the folder of a run, or a file; by default the start is from scratch
         init_classes: text file of the names of the classes of --init's head, one a line, where the weights do
             not say them: classes of the same name in the data keep their rows
-        model: a name that `fcmae info` lists, or timm:NAME; none is that of --init, or convnextv2_atto
-        image_size: side in pixels, or [height, width]; none is that of --init, or 224
-        crop_pct: share of the short side that evaluation crops, below 384 pixels
+        model: a name that `fcmae info` lists, or timm:NAME; by default that of --init, or convnextv2_atto
+        image_size: side in pixels, or [height, width]; by default that of --init, or 224
+        crop_pct: fraction of the short side that evaluation crops, below 384 pixels
         epochs: passes over the data
         batch_size: images of one optimiser step, over all processes and accumulation steps
         layer_decay: factor on the learning rate from one layer to the layer below
         layer_groups: what a layer is: each block (single), or up to three blocks in a row (group)
-        ema_decay: decay of a moving average of the weights, measured beside them; none keeps none
+        ema_decay: decay of a moving average of the weights, measured beside them; by default there is none
         balance: for skewed classes, weights in the loss or rarer images drawn more often
-        best: figure that chooses the weights to keep: loss, or one that evaluation logs, such as ema_top1
-        patience: stop after this many epochs without a new best; none never stops early
+        best: metric that chooses the weights to keep: loss, or one that evaluation logs, such as ema_top1
+        patience: stop after this many epochs without a new best; by default never
         seed: of weights, splits, order, augmentation and mixing
         device: auto, cpu, cuda, cuda:N or mps
-        out: run folder; none is runs/finetune-<data>-<model>
+        out: run folder, by default runs/finetune-<data>-<model>
         network: the network, beside its name
         augment: augmentation beyond crops and flips
         optim: optimiser and schedule
@@ -136,12 +136,12 @@ class FinetuneConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images, once `finetune.resolve` has completed the settings."""
+        """Height and width of the images, once `fcmae.finetune.resolve` has resolved the settings."""
         return pair(self.image_size or DEFAULT_IMAGE_SIZE)
 
     @property
     def in_chans(self) -> int:
-        """Channels of the images, likewise."""
+        """Channels of the images, once the settings are resolved."""
         return self.network.in_chans or 3
 
     @property
@@ -151,5 +151,5 @@ class FinetuneConfig:
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that may be given as one side."""
+    """Return height and width of a size that may be given as one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -41,8 +41,15 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     return train, val
 
 
-def rarity(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Weight of each class, inverse to its share of the images: 1 in their mean, 0 where there are none."""
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return a weight for each class, (K,), inverse to its frequency: 0 where it has no image.
+
+    Over the images, the mean of the weights of their classes is 1.
+
+    Args:
+        labels: integers (number of images,)
+        num_classes: K
+    """
     counts = np.bincount(labels, minlength=num_classes)
     weights: np.ndarray = (counts > 0) * len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return weights

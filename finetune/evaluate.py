@@ -37,18 +37,20 @@ def evaluate(
     precision: str = "float32",
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Top-1, top-5, mean per-class accuracy (percent), loss and images/s; each readable image counts once.
+    """Measure top-1, top-5 and mean per-class accuracy in percent, loss and images/s.
+
+    Each readable image counts once.
 
     Args:
         weights: run folder or file, see `open_network`
-        data: folder of classes, or one with val/; digits; or a name of timm's. None is that of the run, of
-            which only the images that it kept for validation are measured
-        out: folder for the figures, the confusion matrix and the worst classes
-        data_root: where a data set given by name lies; none is where the run had its own, else data
-        image_size: side in pixels; none is that of the training. At 384 and above images are resized to it,
-            below that their short side is resized to image_size / crop_pct and the centre is cropped
+        data: folder of classes, or one with val/; digits; or a name of timm's. By default that of the run,
+            of which only the images that it kept for validation are measured
+        out: folder for the metrics, the confusion matrix and the worst classes
+        data_root: where a data set given by name lies, by default where the run had its own, else data
+        image_size: side in pixels, by default that of the training. At 384 and above images are resized to
+            it, below that their short side is resized to image_size / crop_pct and the centre is cropped
         batch_size: images of one batch and process
-        workers: processes that read; none chooses
+        workers: processes that read, by default chosen for the device
         precision: float32, bf16 or fp16
         device: see `pick_device`
 
@@ -63,15 +65,15 @@ def evaluate(
         reader = network.reader(batch_size, workers, at)
         scores = measure(network.model, labelled, reader, confusion=out is not None)
     images = int(scores.images.sum())
-    figures = {
+    metrics = {
         **scores.metrics(),
         "images": images,
         "unreadable": len(labelled.labels) - images,
         "images_per_s": images / (time.monotonic() - started),
     }
     if out is not None and current_world().is_rank_zero:
-        write_report(scores, figures, labelled.classes, out)
-    return figures
+        write_report(scores, metrics, labelled.classes, out)
+    return metrics
 
 
 def open_validation(weights: Path, data: str | None, data_root: str | None, network: Trained) -> Labelled:

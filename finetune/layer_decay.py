@@ -17,14 +17,14 @@ NUM_GROUPS = 12
 
 
 def layer_id(name: str, depths: tuple[int, ...], groups: Groups) -> int:
-    """Number of the layer that a parameter of ConvNeXt belongs to: 0 .. n, and n + 1 for norm and head.
+    """Return the number of a ConvNeXt parameter's layer: 0 .. n, and n + 1 for norm and head.
 
     A downsampling belongs to what follows it.
 
     Args:
         name: of the parameter
         depths: blocks of each stage
-        groups: see above; n is the number of blocks for single and 12 for group
+        groups: how layers are counted; n is the number of blocks for single and 12 for group
     """
     kind, *numbers = name.split(".")
     if kind not in ("downsample_layers", "stages"):
@@ -39,16 +39,27 @@ def layer_id(name: str, depths: tuple[int, ...], groups: Groups) -> int:
 
 
 def num_layers(depths: tuple[int, ...], groups: Groups) -> int:
-    """n: layers below the head."""
+    """Return n, the layers below the head.
+
+    Args:
+        depths: blocks of each stage
+        groups: how layers are counted
+    """
     return sum(depths) if groups == "single" else NUM_GROUPS
 
 
 def layer_decay_groups(
     model: nn.Module, weight_decay: float, layer_decay: float, groups: Groups
 ) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW whose `lr_scale` is layer_decay ** (n + 1 - layer), of what is trained.
+    """Return groups for AdamW of what is trained, with `lr_scale` layer_decay ** (n + 1 - layer).
 
     Networks of timm's count their layers in timm's way.
+
+    Args:
+        model: whose parameters are grouped
+        weight_decay: of matrices; norms and biases have none
+        layer_decay: factor on the learning rate from one layer to the layer below
+        groups: how layers are counted
     """
     if not isinstance(model, ConvNeXt):
         from timm.optim import param_groups_layer_decay

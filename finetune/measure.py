@@ -1,4 +1,4 @@
-"""Figures of a classifier on labelled images, each image counted once.
+"""Metrics of a classifier on labelled images, each image counted once.
 
 Shapes: B batch, K classes, C channels, H W pixels.
 """
@@ -19,7 +19,7 @@ CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
 
 class Scores:
-    """Sums from which every figure is made; those of several processes add up.
+    """Sums from which every metric is made; those of several processes add up.
 
     Args:
         num_classes: K
@@ -55,7 +55,7 @@ class Scores:
             setattr(self, name, sum_over_processes(getattr(self, name)))
 
     def metrics(self) -> dict[str, float]:
-        """top1, top5 and mean_class (mean over the classes that have images) in percent, and val_loss."""
+        """Return top1, top5 and mean_class (over the classes that have images) in percent, and val_loss."""
         count = int(self.images.sum())
         present = self.images > 0
         return {
@@ -74,7 +74,7 @@ def measure(
     confusion: bool = False,
     broken: BrokenList | None = None,
 ) -> Scores:
-    """Scores of a classifier over all readable images, those of all processes together.
+    """Score a classifier on all readable images, those of all processes together.
 
     Args:
         predict: normalised images (B, C, H, W) to logits (B, K), without gradients
@@ -87,11 +87,11 @@ def measure(
         UserError: no image can be read
     """
     scores = Scores(len(data.classes), reader.device, confusion)
-    for view in reader.read_once(data.source):
+    for batch in reader.read_once(data.source):
         if broken is not None:
-            broken.add(data.source, view.broken)
-        labels = data.labels[view.kept_numbers()]
-        scores.add(view.keep(predict(view.images)), labels.to(reader.device))
+            broken.add(data.source, batch.broken)
+        labels = data.labels[batch.kept_numbers()]
+        scores.add(batch.keep(predict(batch.images)), labels.to(reader.device))
     scores.gather()
     if not scores.images.any():
         raise UserError(f"none of the {len(data.labels)} images to measure on can be read")

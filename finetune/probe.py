@@ -12,6 +12,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.features import Features, extract_features, knn_accuracy
 from fcmae.data.labelled import open_splits
+from fcmae.engine.pictures import save_figure
 from fcmae.engine.precision import autocast
 from fcmae.finetune.collapse import collapse_by_block, draw_collapse
 from fcmae.finetune.network import open_network
@@ -35,7 +36,7 @@ def probe(
     precision: str = "float32",
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Top-1 (percent) of k-NN and of a linear classifier on frozen features, and the features' collapse.
+    """Measure frozen features: top-1 in percent of k-NN and of a linear classifier, and collapse.
 
     Args:
         weights: run folder or file, see `open_network`; a head is not used
@@ -44,11 +45,14 @@ def probe(
         data_root, val_fraction: see `FinetuneConfig`
         limit: about how many training images to use at most
         neighbors: of k-NN
-        image_size: side in pixels; none is that of the training
+        image_size: side in pixels, by default that of the training
         batch_size: images of one batch
-        workers: processes that read; none chooses
+        workers: processes that read, by default chosen for the device
         precision: float32, bf16 or fp16, of the features
         device: see `pick_device`
+
+    Returns:
+        `knn`, `linear`, `train_images` and `val_images`; `collapse` by block, of our networks
 
     Raises:
         UserError: weights or data that cannot be read
@@ -68,22 +72,23 @@ def probe(
     with autocast(precision, at):
         train = extract_features(network.model, splits[0], reader, limit)
         val = extract_features(network.model, splits[1], reader)
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "knn": knn_accuracy(train, val, neighbors),
         "linear": linear_accuracy(train, val),
         "train_images": len(train[1]),
         "val_images": len(val[1]),
     }
     if isinstance(network.model, ConvNeXt):
-        view = next(replace(reader, batch_size=COLLAPSE_IMAGES, workers=0).read_once(splits[1].source))
-        figures["collapse"] = collapse_by_block(network.model, view.keep(view.images))
+        few = replace(reader, batch_size=COLLAPSE_IMAGES, workers=0)
+        batch = next(few.read_once(splits[1].source))
+        metrics["collapse"] = collapse_by_block(network.model, batch.keep(batch.images))
         if collapse is not None and current_world().is_rank_zero:
-            draw_collapse(figures["collapse"], collapse)
-    return figures
+            save_figure(draw_collapse(metrics["collapse"]), collapse)
+    return metrics
 
 
 def linear_accuracy(train: Features, val: Features, max_iter: int = 300) -> float:
-    """Top-1 in percent of logistic regression on features that are scaled to mean 0 and deviation 1.
+    """Return top-1 in percent of logistic regression on features of mean 0 and standard deviation 1.
 
     Fitted by L-BFGS with an L2 penalty (scikit-learn's C = 0.1), without augmentation: not the linear probe
     by SGD over augmented images that papers report.

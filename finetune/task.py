@@ -23,7 +23,7 @@ from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
 from fcmae.finetune.augment import mixing, random_erasing, training_transform
 from fcmae.finetune.config import FinetuneConfig
-from fcmae.finetune.data import open_data, rarity
+from fcmae.finetune.data import class_weights, open_data
 from fcmae.finetune.layer_decay import layer_decay_groups
 from fcmae.finetune.measure import measure
 from fcmae.finetune.network import build_network, save_network
@@ -52,7 +52,7 @@ def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
 
 
 def best_direction(name: str) -> Literal["min", "max"]:
-    """Whether a low or a high figure is good."""
+    """Tell whether a low or a high value of a metric is good."""
     return "min" if name.endswith("loss") else "max"
 
 
@@ -60,7 +60,7 @@ class FinetuneTask(Task):
     """Classification with label smoothing, mixing, layer decay and a moving average of the weights.
 
     Args:
-        config: the run's settings, complete
+        config: the run's settings, resolved
         run: its folder, acquired
         device: where batches go
     """
@@ -77,13 +77,14 @@ class FinetuneTask(Task):
         self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
-        view = training_transform(config.size, config.images, config.augment, self.mean)
-        self.dataset = ImageDataset(self.train_data.source, view, config.seed)
+        transform = training_transform(config.size, config.images, config.augment, self.mean)
+        self.dataset = ImageDataset(self.train_data.source, transform, config.seed)
         self.steps_per_epoch = len(self.dataset) // config.batch_size
         self.erase = random_erasing(config.augment, device)
         self.mix = mixing(config.augment, len(self.classes))
-        self.rarity = torch.from_numpy(rarity(self.train_data.labels.numpy(), len(self.classes))).float()
-        self.class_weights = self.rarity.to(device) if config.balance == "loss" else None
+        weights = class_weights(self.train_data.labels.numpy(), len(self.classes))
+        self.class_weights = torch.from_numpy(weights).float()
+        self.loss_weights = self.class_weights.to(device) if config.balance == "loss" else None
         self.broken = BrokenList(run.broken_images)
         self.broken_val = BrokenList(run.broken_val_images)
         self.workers = choose_workers(device, config.images.workers)
@@ -98,7 +99,7 @@ class FinetuneTask(Task):
 
     def batches(self, start_step: int, total_steps: int) -> Any:
         balanced = self.config.balance == "sampler"
-        weights = self.rarity[self.train_data.labels].numpy() if balanced else None
+        weights = self.class_weights[self.train_data.labels].numpy() if balanced else None
         sampler = StepSampler(
             len(self.dataset),
             self.config.batch_size,
@@ -122,7 +123,7 @@ class FinetuneTask(Task):
             smoothing = 0.0  # the mixed targets are smooth already
         logits = self.model(images).float()
         losses = F.cross_entropy(
-            logits, targets, self.class_weights, reduction="sum", label_smoothing=smoothing
+            logits, targets, self.loss_weights, reduction="sum", label_smoothing=smoothing
         )
         return losses / len(logits), {}  # by the images and not by their weights, however a batch is cut
 
@@ -134,12 +135,13 @@ class FinetuneTask(Task):
             self.ema.update(self.model)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        figures = self._measure(self.model)
+        metrics = self._measure(self.model)
         if self.ema is not None:
-            figures |= {f"ema_{name}": value for name, value in self._measure(self.ema.module).items()}
-        return figures
+            metrics |= {f"ema_{name}": value for name, value in self._measure(self.ema.module).items()}
+        return metrics
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics of a network on the validation images."""
         scores = measure(model.eval(), self.val_data, self.reader, broken=self.broken_val)
         self.broken.gather()
         self.broken_val.gather()

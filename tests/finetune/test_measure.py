@@ -1,4 +1,4 @@
-"""Figures of a classifier, against scikit-learn's, whatever the batches, processes and broken files."""
+"""Metrics of a classifier, against scikit-learn's, whatever the batches, processes and broken files."""
 
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.labelled import Labelled
 from fcmae.data.once import Reader
 from fcmae.finetune.measure import Scores, measure
-from fcmae.finetune.report import worst_classes
 
 CPU = torch.device("cpu")
 N, K = 53, 8
@@ -56,27 +55,31 @@ def scored(
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_figures_are_those_of_scikit_learn(
+def test_metrics_are_those_of_scikit_learn(
     problem: tuple[Labelled, torch.Tensor], batch_size: int, tmp_path: Path
 ) -> None:
     scores = scored(problem, batch_size, BrokenList(tmp_path / "broken.txt"))
     kept = np.arange(N) != 5
     labels, logits = problem[0].labels.numpy()[kept], problem[1][kept]
-    shares = logits.double().softmax(1).numpy()
+    probabilities = logits.double().softmax(1).numpy()
     every = np.arange(K)
-    figures = scores.metrics()
-    assert figures["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=1, labels=every))
-    assert figures["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, shares, k=5, labels=every))
-    assert figures["val_loss"] == pytest.approx(log_loss(labels, shares, labels=every), rel=1e-5)
+    metrics = scores.metrics()
+    assert metrics["top1"] == pytest.approx(
+        100 * top_k_accuracy_score(labels, probabilities, k=1, labels=every)
+    )
+    assert metrics["top5"] == pytest.approx(
+        100 * top_k_accuracy_score(labels, probabilities, k=5, labels=every)
+    )
+    assert metrics["val_loss"] == pytest.approx(log_loss(labels, probabilities, labels=every), rel=1e-5)
     predicted = logits.argmax(1).numpy()
     recall = confusion_matrix(labels, predicted, labels=every).diagonal()[:7] / np.bincount(labels)[:7]
-    assert figures["mean_class"] == pytest.approx(100 * recall.mean())
+    assert metrics["mean_class"] == pytest.approx(100 * recall.mean())
     assert scores.confusion.tolist() == confusion_matrix(labels, predicted, labels=every).tolist()
     assert (tmp_path / "broken.txt").read_text() == "image 5\ttorn\n"
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_the_shares_of_several_processes_add_up(
+def test_the_parts_of_several_processes_add_up(
     problem: tuple[Labelled, torch.Tensor], monkeypatch: pytest.MonkeyPatch, world: int
 ) -> None:
     alone = scored(problem, 16)
@@ -87,16 +90,3 @@ def test_the_shares_of_several_processes_add_up(
     assert sum(part.confusion for part in parts).tolist() == alone.confusion.tolist()
     assert sum(int(part.top5) for part in parts) == int(alone.top5)
     assert sum(float(part.loss) for part in parts) == pytest.approx(float(alone.loss))
-
-
-def test_the_worst_class_comes_first(problem: tuple[Labelled, torch.Tensor]) -> None:
-    scores = scored(problem, 16)
-    rows = worst_classes(scores, problem[0].classes)
-    assert [row[2] for row in rows] == sorted(row[2] for row in rows)
-    assert len(rows) == K - 1  # one class has no image
-    name, count, share, confused = rows[0]
-    number = problem[0].classes.index(name)
-    row = scores.confusion[number].tolist()
-    assert (sum(row), 100 * row[number] / sum(row)) == (count, share)
-    others = {problem[0].classes[i]: value for i, value in enumerate(row) if i != number}
-    assert others[confused] == max(others.values())

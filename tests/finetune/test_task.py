@@ -23,7 +23,7 @@ from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.trainer import train
 from fcmae.finetune.config import AugmentConfig, NetworkConfig
-from fcmae.finetune.data import rarity
+from fcmae.finetune.data import class_weights
 from fcmae.finetune.network import build_network, save_network
 from fcmae.finetune.prepare import check_batch, prepare
 from fcmae.finetune.resolve import resolve
@@ -59,10 +59,10 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     out = tmp_path / "run"
     optim = replace(small_config(out).optim, lr=4e-3)
     run_small(out, train_fraction=0.3, epochs=4, augment=PLAIN, optim=optim, layer_decay=1.0, best="ema_top1")
-    figures = epochs(out)
-    assert len(figures) == 4
-    assert figures[-1]["top1"] > 40  # of ten classes
-    best = max(figures, key=lambda record: record["ema_top1"])
+    records = epochs(out)
+    assert len(records) == 4
+    assert records[-1]["top1"] > 40  # of ten classes
+    best = max(records, key=lambda record: record["ema_top1"])
     file = out / "model.safetensors"
     with safe_open(file, framework="np") as opened:
         metadata = {name: json.loads(value) for name, value in opened.metadata().items()}
@@ -178,7 +178,7 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> No
     )
     task = FinetuneTask(config, run, CPU)
     assert task.reader.batch_size == 32
-    task.class_weights = torch.linspace(0.2, 3.0, 10)
+    task.loss_weights = torch.linspace(0.2, 3.0, 10)
     batch = next(iter(task.batches(0, 1)))
     gradients = []
     for parts in (1, 4):
@@ -193,7 +193,7 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> No
 
 
 def test_classes_without_images_weigh_nothing() -> None:
-    assert rarity(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
+    assert class_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
 
 
 def test_mixing_pairs_the_images_of_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,8 +317,8 @@ def test_a_folder_of_classes_keeps_its_split_when_resumed(
     }
     assert len(names) == 32
     assert "right/new.png" not in names
-    assert task.class_weights is not None
-    assert task.class_weights.tolist() == pytest.approx([25 / (2 * 19), 25 / (2 * 6)], rel=0.05)
+    assert task.loss_weights is not None
+    assert task.loss_weights.tolist() == pytest.approx([25 / (2 * 19), 25 / (2 * 6)], rel=0.05)
 
 
 def test_a_loss_that_overflows_in_fp16_names_the_remedy(tmp_path: Path) -> None:

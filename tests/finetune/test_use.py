@@ -67,17 +67,17 @@ def logged(run: Path) -> dict[str, float]:
 
 
 def test_evaluate_repeats_what_training_measured(run: Path, tmp_path: Path) -> None:
-    figures = evaluate(run, "digits", out=tmp_path / "report", device="cpu", workers=0, batch_size=50)
+    metrics = evaluate(run, "digits", out=tmp_path / "report", device="cpu", workers=0, batch_size=50)
     for name in ("top1", "top5", "mean_class", "val_loss"):
-        assert figures[name] == pytest.approx(logged(run)[name], rel=1e-4)
-    assert (figures["images"], figures["unreadable"]) == (359, 0)
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == figures
+        assert metrics[name] == pytest.approx(logged(run)[name], rel=1e-4)
+    assert (metrics["images"], metrics["unreadable"]) == (359, 0)
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == metrics
     with (tmp_path / "report" / "confusion.csv").open() as file:
         header, *rows = csv.reader(file)
     counts = np.array([row[1:] for row in rows], int)
     assert header[1:] == [row[0] for row in rows] == [str(i) for i in range(10)]
     assert counts.sum() == 359
-    assert 100 * counts.trace() / 359 == pytest.approx(figures["top1"])
+    assert 100 * counts.trace() / 359 == pytest.approx(metrics["top1"])
     for name in ("confusion.png", "worst_classes.png"):
         assert Image.open(tmp_path / "report" / name).size[0] > 200
 
@@ -115,9 +115,9 @@ def test_evaluate_never_measures_what_a_run_was_trained_on(folder: Path, tmp_pat
     run_small(out, data=str(folder), seed=3, epochs=1, batch_size=4, train_fraction=1.0, ema_decay=None)
     expected = 10  # one of each class
     for data in (None, str(folder)):
-        figures = evaluate(out, data, device="cpu", workers=0)
-        assert figures["images"] + figures["unreadable"] == expected
-        assert figures["top1"] == pytest.approx(logged(out)["top1"])
+        metrics = evaluate(out, data, device="cpu", workers=0)
+        assert metrics["images"] + metrics["unreadable"] == expected
+        assert metrics["top1"] == pytest.approx(logged(out)["top1"])
 
 
 def test_evaluate_knows_a_run_by_a_file_in_it_and_its_data_by_the_folder(
@@ -131,8 +131,8 @@ def test_evaluate_knows_a_run_by_a_file_in_it_and_its_data_by_the_folder(
     run, trained_on = tmp_path / "here" / "run", tmp_path / "here" / "numbers"
 
     def count(weights: Path, data: str | None) -> int:
-        figures = evaluate(weights, data, device="cpu", workers=0)
-        return int(figures["images"] + figures["unreadable"])
+        metrics = evaluate(weights, data, device="cpu", workers=0)
+        return int(metrics["images"] + metrics["unreadable"])
 
     for data in (None, str(trained_on), "../here/numbers"):
         assert count(run / "model.safetensors", data) == 10  # one of each class
@@ -168,8 +168,8 @@ def test_own_data_by_name_is_looked_for_where_it_is_said_to_lie(
 
 
 def test_evaluate_knows_classes_by_name(run: Path, folder: Path) -> None:
-    figures = evaluate(run, str(folder), device="cpu", workers=0)
-    assert (figures["images"], figures["unreadable"]) == (30, 1)
+    metrics = evaluate(run, str(folder), device="cpu", workers=0)
+    assert (metrics["images"], metrics["unreadable"]) == (30, 1)
     for path in sorted(folder.iterdir())[:5]:
         path.rename(folder / f"hidden.{path.name}")  # a hidden class is a missing class
     try:
