@@ -59,11 +59,11 @@ def with_default_recipe(argv: list[str]) -> list[str]:
     return [*complete[:2], *left_out, *complete[2:]]  # before what is given, which wins
 
 
-def find_run(config: FinetuneConfig, *, acquire: bool) -> RunFolder:
+def find_run(config: FinetuneConfig, acquire: bool) -> RunFolder:
     """Check all that can be wrong with a run, and return its folder.
 
     Args:
-        acquire: also make the folder the run's own; else nothing is written
+        acquire: whether to make the folder the run's own; else nothing is written
 
     Raises:
         UserError: anything that would make the run fail later

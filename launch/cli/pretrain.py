@@ -37,11 +37,11 @@ def read(argv: list[str]) -> PretrainConfig:
     return to_settings(PretrainConfig, make_parser().read(with_recipe(argv, "fcmae.pretraining", default)))
 
 
-def find_run(config: PretrainConfig, *, acquire: bool) -> RunFolder:
+def find_run(config: PretrainConfig, acquire: bool) -> RunFolder:
     """Check all that can be wrong with a run, and return its folder.
 
     Args:
-        acquire: also make the folder the run's own; else nothing is written
+        acquire: whether to make the folder the run's own; else nothing is written
 
     Raises:
         UserError: anything that would make the run fail later

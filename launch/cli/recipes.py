@@ -8,31 +8,31 @@ from fcmae.core.errors import UserError
 
 
 def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
-    """The command line with --config first: a file, a built-in recipe by name, or the default one.
+    """Return the command line with --config first: a file, a built-in recipe by name, or the default one.
 
     First, so that every other option wins over the file, wherever it stands.
 
     Args:
-        argv: the words of the command line
+        argv: the options on the command line
         package: whose recipes/ folder holds the built-in ones
         default: the recipe where --config names none
 
     Raises:
         UserError: --config names neither a file nor a recipe
     """
-    words: list[str] = []
+    split: list[str] = []
     for word in argv:
-        words += word.split("=", 1) if word.startswith("--config=") else [word]
-    if "--config" not in words:
-        return ["--config", str(find_recipe(default, package)), *words]
-    at = words.index("--config")
-    if at + 1 == len(words):
-        return words
-    return ["--config", str(find_recipe(words[at + 1], package)), *words[:at], *words[at + 2 :]]
+        split += word.split("=", 1) if word.startswith("--config=") else [word]
+    if "--config" not in split:
+        return ["--config", str(find_recipe(default, package)), *split]
+    at = split.index("--config")
+    if at + 1 == len(split):
+        return split
+    return ["--config", str(find_recipe(split[at + 1], package)), *split[:at], *split[at + 2 :]]
 
 
 def option_value(argv: list[str], option: str) -> str | None:
-    """What a command line gives an option last, as `--data DIR` or `--data=DIR`; none where it does not."""
+    """Return what a command line gives an option last, as `--data DIR` or `--data=DIR`, if it does."""
     found = None
     for word, following in pairwise([*argv, ""]):
         name, equals, value = word.partition("=")
@@ -42,7 +42,7 @@ def option_value(argv: list[str], option: str) -> str | None:
 
 
 def find_recipe(name: str, package: str) -> Path:
-    """The file of a recipe: a path, or the name of one that the package has.
+    """Return the file of a recipe, given as a path or by the name of one that the package has.
 
     Raises:
         UserError: neither; the message lists the built-in ones
@@ -55,9 +55,10 @@ def find_recipe(name: str, package: str) -> Path:
 
 
 def recipe_names(package: str) -> str:
-    """The recipes that a package has, with commas between them."""
+    """Return the names of the recipes that a package has, with commas between them."""
     return ", ".join(sorted(path.stem for path in _recipes(package).glob("*.yaml")))
 
 
 def _recipes(package: str) -> Path:
+    """Return the folder of a package's recipes."""
     return Path(str(files(package))) / "recipes"

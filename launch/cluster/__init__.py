@@ -1,1 +1,1 @@
-"""Where jobs run: one backend a file, behind one interface."""
+"""Where jobs run: one backend a file (slurm, local, debug) behind one interface, `base.Cluster`."""

@@ -1,23 +1,27 @@
 """The toolkit's own code, and a copy of it for a job."""
 
+import shlex
 import shutil
 from pathlib import Path
 
 import fcmae
-from fcmae.engine.run_folder import RunFolder
 
 PACKAGE = Path(fcmae.__file__).resolve().parent
 
 
-def snapshot(folder: Path) -> Path:
-    """Copy our package to `folder`/code, so that a queued job does not see later changes.
+def snapshot(code: Path) -> None:
+    """Copy our package into a folder, so that a queued job does not see later changes.
 
-    A copy that is there is replaced.
-
-    Returns:
-        the folder that a job puts first in PYTHONPATH
+    Args:
+        code: what lies there is replaced
     """
-    code = RunFolder(folder).code
     shutil.rmtree(code, ignore_errors=True)
     shutil.copytree(PACKAGE, code / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    return code
+
+
+def import_lines(code: Path) -> list[str]:
+    """Return shell lines after which Python imports the copy, even in the checkout that it was made from.
+
+    `python -m` looks in the working directory first, unless the path is safe.
+    """
+    return ["export PYTHONSAFEPATH=1", f"export PYTHONPATH={shlex.quote(str(code))}"]

@@ -1,7 +1,6 @@
-"""Jobs given to submitit: the batch script, what is checked before anything is queued, and the queueing."""
+"""Jobs on SLURM, by submitit: the batch script, what is checked before, and what becomes of them."""
 
 import logging
-import os
 import shlex
 import shutil
 import socket
@@ -11,10 +10,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fcmae.core.errors import UserError
-from fcmae.launch.cluster.job import Job
-from fcmae.launch.cluster.options import JobOptions, Submission, minutes
+import submitit
+from submitit.slurm.slurm import _make_sbatch_string
 
+from fcmae.core.errors import UserError
+from fcmae.launch.cluster.base import Cluster, State
+from fcmae.launch.cluster.code import import_lines
+from fcmae.launch.cluster.job import Submission
+from fcmae.launch.cluster.options import minutes
+from fcmae.launch.cluster.process import JobProcess
+from fcmae.launch.cluster.records import Record
+
+ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
 REQUEUE = """\
 status=$?
 end={notes}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
@@ -28,48 +35,114 @@ fi
 exit $status"""
 
 
-def script_options(submission: Submission, folder: Path, code: Path, name: str) -> dict[str, Any]:
-    """The arguments for submitit's SLURM executor.
+class Slurm(Cluster):
+    """A SLURM cluster, whose `sbatch`, `squeue` and `scancel` are in PATH."""
 
-    Args:
-        submission: what is asked for
-        folder: absolute, for logs and notes
-        code: the copy of our packages that the job imports
-        name: name in the queue, where none is asked for
-    """
-    job = submission.job
+    waits = True
+
+    def check_jobs(self, submission: Submission) -> None:
+        """Let SLURM say whether it would take the jobs.
+
+        Raises:
+            UserError: there is no SLURM, it refuses (in its own words), or its nodes do not see the folder
+        """
+        if shutil.which("sbatch") is None:
+            raise UserError("no SLURM on this machine (sbatch is not in PATH): use --cluster local")
+        test = subprocess.run(
+            ["sbatch", "--test-only"],
+            input=self.preview(submission),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if test.returncode:
+            raise UserError(f"SLURM refuses the job: {' '.join(test.stderr.split())}")
+        check_folder(submission.root)
+
+    def preview(self, submission: Submission) -> str:
+        """Return the script that submitit will give to sbatch."""
+        folder = submission.notes
+        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+        count = len(submission.jobs)
+        return str(
+            _make_sbatch_string(
+                command, folder=folder, map_count=count if count > 1 else None, **script_options(submission)
+            )
+        )
+
+    def submit(self, submission: Submission) -> list[str]:
+        """Queue jobs, several of them as an array; return the id of each.
+
+        Raises:
+            UserError: the cluster refuses
+        """
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+        submission.notes.mkdir(parents=True, exist_ok=True)
+        executor = submitit.SlurmExecutor(submission.notes)
+        executor.update_parameters(**script_options(submission))
+        processes = [JobProcess(job, submission.notes, submission.options.retries) for job in submission.jobs]
+        try:
+            if len(processes) == 1:
+                return [str(executor.submit(processes[0]).job_id)]
+            with executor.batch():
+                queued = [executor.submit(process) for process in processes]
+            return [str(job.job_id) for job in queued]
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"SLURM refuses the job: {' '.join(str(error).split())}") from error
+
+    def state(self, record: Record) -> State:
+        """Return what squeue says of a job."""
+        squeue = ["squeue", "-h", "-j", record.job, "--states=all", "-o", "%T"]
+        try:
+            answer = subprocess.run(squeue, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return State("UNKNOWN", False)
+        if answer.returncode and "Invalid job id" not in answer.stderr:  # which it says of one long ended
+            return State("UNKNOWN", False)
+        name = (answer.stdout.split() or ["ENDED"])[0]
+        return State(name, name in ACTIVE)
+
+    def cancel(self, record: Record) -> None:
+        """End a job by scancel."""
+        subprocess.run(["scancel", record.job], check=True, timeout=60)
+
+
+def script_options(submission: Submission) -> dict[str, Any]:
+    """Return the arguments for submitit's SLURM executor."""
+    asked = submission.options
+    additional: dict[str, Any] = {"requeue": True, "time": asked.time, **submission.extra}
+    if submission.after is not None:
+        additional["kill-on-invalid-dep"] = "yes"
     options = {
-        "job_name": job.job_name or name,
-        "time": round(minutes(job.time)),
-        "nodes": job.nodes,
-        "ntasks_per_node": job.tasks,
-        "gpus_per_node": job.gpus_per_node,
-        "cpus_per_task": job.cpus_per_task,
-        "partition": job.partition,
-        "account": job.account,
-        "qos": job.qos,
-        "constraint": job.constraint,
-        "exclude": job.exclude,
-        "comment": job.comment,
-        "mem": job.mem,
-        "signal_delay_s": job.signal_seconds,
-        "array_parallelism": job.parallel,
+        "job_name": submission.name,
+        "time": round(minutes(asked.time)),
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.tasks,
+        "gpus_per_node": asked.gpus_per_node,
+        "cpus_per_task": asked.cpus_per_task,
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "constraint": asked.constraint,
+        "exclude": asked.exclude,
+        "comment": asked.comment,
+        "mem": asked.mem,
+        "signal_delay_s": asked.signal_seconds,
+        "array_parallelism": asked.parallel,
+        "dependency": None if submission.after is None else f"afterok:{submission.after}",
         "stderr_to_stdout": True,
         "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*environment(code), writable_check(folder)],
-        "teardown": REQUEUE.format(notes=shlex.quote(str(folder)), retries=job.retries).splitlines(),
-        "additional_parameters": {"requeue": True, "time": job.time, **submission.extra},
+        "setup": [*import_lines(submission.code), writable_check(submission.notes)],
+        "teardown": REQUEUE.format(
+            notes=shlex.quote(str(submission.notes)), retries=asked.retries
+        ).splitlines(),
+        "additional_parameters": additional,
     }
     return {key: value for key, value in options.items() if value is not None}
 
 
-def environment(code: Path) -> list[str]:
-    """Shell lines after which Python imports the copied code, whatever lies in the working directory."""
-    return [f"export PYTHONPATH={shlex.quote(str(code))}"]
-
-
 def writable_check(folder: Path) -> str:
-    """A shell line that ends the job where its folder cannot be written."""
+    """Return a shell line that ends the job where its folder cannot be written."""
     quoted = shlex.quote(str(folder))
     return (
         f'touch {quoted}/.writable || {{ echo "fcmae: error: {folder} cannot be written on $(hostname): '
@@ -77,32 +150,11 @@ def writable_check(folder: Path) -> str:
     )
 
 
-def batch_script(options: dict[str, Any], folder: Path, count: int = 1) -> str:
-    """The script that submitit will give to sbatch, for one job or an array of `count`."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return str(_make_sbatch_string(command, folder=folder, map_count=count if count > 1 else None, **options))
-
-
-def check_cluster(script: str) -> None:
-    """Let SLURM say whether it would take the job.
-
-    Raises:
-        UserError: there is no SLURM, or it refuses (in its own words)
-    """
-    if shutil.which("sbatch") is None:
-        raise UserError("no SLURM on this machine (sbatch is not in PATH): use --cluster local")
-    test = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=60)
-    if test.returncode:
-        raise UserError(f"SLURM refuses the job: {' '.join(test.stderr.split())}")
-
-
 def check_folder(folder: Path) -> None:
     """Refuse a temporary folder of this machine, where the cluster has others.
 
     Raises:
-        UserError: see above
+        UserError: the nodes do not see the folder
     """
     temporary = Path(tempfile.gettempdir()).resolve()
     if temporary in folder.resolve().parents and not cluster_is_here():
@@ -112,7 +164,7 @@ def check_folder(folder: Path) -> None:
 
 
 def cluster_is_here() -> bool:
-    """Whether every node of the cluster is this machine."""
+    """Return whether every node of the cluster is this machine."""
     nodes = subprocess.run(["sinfo", "-h", "-N", "-o", "%o"], capture_output=True, text=True, timeout=60)
     here = {socket.gethostname(), "localhost"}
     for name in set(nodes.stdout.split()) - here:
@@ -122,67 +174,3 @@ def cluster_is_here() -> bool:
         except OSError:
             return False
     return nodes.returncode == 0
-
-
-def submit(jobs: list[Job], submission: Submission, folder: Path, options: dict[str, Any]) -> list[str]:
-    """Queue jobs, several of them as an array; returns their ids.
-
-    Args:
-        jobs: what to run
-        submission: where
-        folder: absolute, for logs and notes
-        options: from `script_options`
-
-    Raises:
-        UserError: the cluster refuses
-    """
-    import submitit
-
-    logging.getLogger("submitit").setLevel(logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
-    if submission.job.cluster == "local":
-        return [submit_here(job, submission.job, folder, options["setup"]) for job in jobs]
-    executor = submitit.SlurmExecutor(folder)
-    executor.update_parameters(**options)
-    try:
-        if len(jobs) == 1:
-            return [str(executor.submit(jobs[0]).job_id)]
-        with executor.batch():
-            queued = [executor.submit(job) for job in jobs]
-        return [str(job.job_id) for job in queued]
-    except submitit.core.utils.FailedJobError as error:
-        raise UserError(f"SLURM refuses the job: {' '.join(str(error).split())}") from error
-
-
-def submit_here(job: Job, options: JobOptions, folder: Path, setup: list[str]) -> str:
-    """Start a job in the background of this machine; returns its id, which is that of its process."""
-    import submitit
-
-    executor = submitit.LocalExecutor(folder)
-    executor.update_parameters(
-        timeout_min=minutes(options.time),
-        tasks_per_node=options.tasks,
-        gpus_per_node=options.gpus_per_node or 0,
-        signal_delay_s=options.signal_seconds,
-        stderr_to_stdout=True,
-        setup=[*setup, f"export MASTER_PORT={free_port()}"],
-    )
-    return str(executor.submit(job).job_id)
-
-
-def free_port() -> int:
-    """The port of MASTER_PORT, or any other, after seeing that nobody listens on it.
-
-    Raises:
-        UserError: somebody does
-    """
-    wanted = os.environ.get("MASTER_PORT", "0")
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", int(wanted)))
-        except (OSError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"MASTER_PORT={wanted} cannot be used ({error}); choose another, or none"
-            ) from error
-        port: int = listener.getsockname()[1]
-        return port

@@ -16,7 +16,8 @@ import yaml
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.main import main
-from fcmae.launch.cluster.records import cluster_state, notes, read_record
+from fcmae.launch.cluster.records import read_record
+from fcmae.launch.cluster.registry import find_cluster
 
 TINY = {
     "data": "digits",
@@ -81,7 +82,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 def ended(run: Path) -> bool:
     record = read_record(run)
-    return record is not None and not cluster_state(record).active
+    return record is not None and not find_cluster(record.cluster).state(record).active
 
 
 def output(run: Path) -> str:
@@ -102,7 +103,7 @@ def steps(run: Path) -> list[int]:
 def note(run: Path, event: str) -> list[str]:
     record = read_record(run)
     assert record is not None
-    return notes(record, event)
+    return record.noted(event)
 
 
 def test_preempted_in_mid_epoch_it_comes_back_and_ends_the_same(folder: Path) -> None:
@@ -176,7 +177,7 @@ def test_pipeline_of_three_stages(folder: Path) -> None:
     )  # fmt: skip
     root = folder / "all"
     until(lambda: ended(root / "evaluate"), "the last stage does not end")
-    assert (root / "evaluate" / "figures" / "confusion.png").exists(), output(root)
+    assert (root / "evaluate" / "report" / "confusion.png").exists(), output(root)
     assert "top-1" in output(root)
     settings = yaml.safe_load((root / "finetune" / "config.yaml").read_text())
     assert settings["init"] == str(root / "pretrain")

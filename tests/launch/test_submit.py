@@ -15,10 +15,14 @@ from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.jobs import row
 from fcmae.launch.cli.main import main
 from fcmae.launch.cli.submit.pipeline import plan, split
-from fcmae.launch.cli.submit.steps import freeze
+from fcmae.launch.cli.submit.request import read_request
+from fcmae.launch.cli.submit.resolve import resolve
 from fcmae.launch.cli.submit.sweep import combinations
-from fcmae.launch.cluster.options import minutes, read_submission
-from fcmae.launch.cluster.records import State, cluster_state, notes, read_record, write_record
+from fcmae.launch.cluster.base import State
+from fcmae.launch.cluster.options import JobOptions, minutes
+from fcmae.launch.cluster.records import Record, read_record, write_record
+from fcmae.launch.cluster.registry import find_cluster
+from fcmae.launch.cluster.slurm import Slurm
 
 TINY = {
     "data": "digits",
@@ -72,11 +76,11 @@ def test_command_line_wins_over_environment_over_file(folder: Path, monkeypatch:
     site.write_text("partition: of_file\naccount: of_file\nqos: of_file\n")
     monkeypatch.setenv("FCMAE_SLURM_ACCOUNT", "of_environment")
     monkeypatch.setenv("FCMAE_SLURM_QOS", "of_environment")
-    job = read_submission("pretrain", ["--qos", "given"]).job
+    job = read_request("pretrain", ["--qos", "given"]).options
     assert (job.partition, job.account, job.qos) == ("of_file", "of_environment", "given")
     site.write_text("partitoin: a\n")
     with pytest.raises(UserError, match=r"slurm\.yaml: unknown option 'partitoin'"):
-        read_submission("pretrain", [])
+        read_request("pretrain", [])
 
 
 def test_script_asks_for_what_was_given_and_for_no_gpu_unasked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,10 +141,10 @@ def test_settings_of_a_queued_job_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], before: list[str], after: list[str]
 ) -> None:
     run = Path("all", "epochs=7" if "--sweep" in before else "pretrain")
-    freeze("pretrain", ["--config", "tiny.yaml", "--out", str(run)], read_submission("pretrain", []))
-    write_record(run, job="1", cluster="slurm", stage="pretrain", notes=run / "jobs")
-    monkeypatch.setattr("fcmae.launch.cli.submit.steps.cluster_state", lambda _: State("PENDING", True))
-    monkeypatch.setattr("fcmae.launch.cli.submit.pipeline.check_job", lambda *_: None)
+    resolve("pretrain", ["--config", "tiny.yaml", "--out", str(run)], JobOptions(), acquire=True)
+    write_record(run, Record("1", "slurm", "pretrain", str(run / "jobs")))
+    monkeypatch.setattr(Slurm, "state", lambda *_: State("PENDING", True))
+    monkeypatch.setattr(Slurm, "check_jobs", lambda *_: None)
     settings = (run / "config.yaml").read_text()
     assert "is pending for this run" in refusal(
         capsys, *before, "--config", "tiny.yaml", "--epochs", "7", *after
@@ -154,10 +158,10 @@ def test_settings_of_a_queued_job_are_left_alone(
         (["moon"], "choose one of pretrain"),
         (["pretrain", "--partitoin", "x"], "did you mean '--partition'"),
         (["pretrain", "--data", "photos"], "-- --data ..."),
-        (["finetune", "--optim.base-lr=1", "--nodes", "2"], "--optim.base-lr is an option of the stage"),
+        (["finetune", "--optim.base-lr=1", "--nodes", "2"], "--optim.base-lr is an option of the command"),
         (["pretrain", "--partition", "p", "--data", "photos"], "-- --data ..."),
         (["pretrain", "--dry-run", "--cluster", "debug"], "debug queues nothing"),
-        (["evaluate", "--weights", "run"], "--weights is an option of the stage"),
+        (["evaluate", "--weights", "run"], "--weights is an option of the command"),
         (["pretrain", "--nodes", "0"], "--nodes is 0"),
         (["pretrain", "--time", "1", "--signal-seconds", "60"], "leaves nothing before the signal"),
         (["pretrain", "--cluster", "local", "--nodes", "2"], "this one machine"),
@@ -171,8 +175,8 @@ def test_settings_of_a_queued_job_are_left_alone(
          "did you mean '--seed'"),
         (["evaluate", "--cluster", "local", "--", "--weights", "nowhere"], "nowhere"),
         (["probe", "--cluster", "local", "--", "--weigths", "run"], "did you mean '--weights'"),
-        (["pipeline"], "needs stages"),
-        (["pipeline", "--", "cook"], "stages are"),
+        (["pipeline"], "needs steps"),
+        (["pipeline", "--", "cook"], "steps are"),
         ([*FIRST, "probe", "--bogus=3"], "'--bogus'"),
         ([*FIRST, "evaluate", "--device=gpu"], "--device gpu"),
         ([*FIRST, "finetune", "--device=gpu"], "--device gpu"),
@@ -215,20 +219,20 @@ def test_combinations_are_all_pairs() -> None:
     assert len({tuple(point) for point in points}) == 4
 
 
-def test_each_stage_starts_from_the_weights_of_the_one_before(folder: Path) -> None:
+def test_each_step_starts_from_the_weights_of_the_one_before(folder: Path) -> None:
     words = "-- pretrain --config tiny.yaml -- finetune --data digits -- finetune --data digits -- evaluate"
-    stages = plan(split(words.split())[1:], folder / "all", read_submission("pipeline", []))
-    assert [stage.folder.name for stage in stages] == ["pretrain", "finetune-1", "finetune-2", "evaluate"]
+    jobs = plan(split(words.split())[1:], folder / "all", JobOptions(), acquire=True)
+    assert [job.folder.name for job in jobs] == ["pretrain", "finetune-1", "finetune-2", "evaluate"]
     settings = [yaml.safe_load((folder / "all" / f"finetune-{i}.yaml").read_text()) for i in (1, 2)]
-    assert [each["init"] for each in settings] == [str(stages[0].folder), str(stages[1].folder)]
-    assert [each["out"] for each in settings] == [str(stages[1].folder), str(stages[2].folder)]
-    assert stages[3].words[:2] == ["--weights", str(stages[2].folder)]
+    assert [each["init"] for each in settings] == [str(jobs[0].folder), str(jobs[1].folder)]
+    assert [each["out"] for each in settings] == [str(jobs[1].folder), str(jobs[2].folder)]
+    assert jobs[3].argv[:2] == ["--weights", str(jobs[2].folder)]
 
 
 def wait(run: Path) -> str:
     """Wait for the job in a run's folder; returns its output."""
     end = time.monotonic() + 200
-    while (record := read_record(run)) and cluster_state(record).active:
+    while (record := read_record(run)) and find_cluster(record.cluster).state(record).active:
         assert time.monotonic() < end
         time.sleep(0.2)
     return "\n".join(path.read_text() for path in sorted(run.glob("jobs/*log.out")))
@@ -237,7 +241,7 @@ def wait(run: Path) -> str:
 def note(run: Path, event: str) -> list[str]:
     record = read_record(run)
     assert record is not None
-    return notes(record, event)
+    return record.noted(event)
 
 
 @pytest.mark.slow
@@ -274,7 +278,7 @@ def test_run_that_patience_ended_is_complete(
     (folder / "log.jsonl").write_text('{"epoch": 1, "epoch_loss": 0.5}\n')
     for event in events:
         (folder / f"7.{event}").write_text("\n")
-    assert row(folder, {"job": "7", "notes": str(folder)}, state)[0] == shown
+    assert row(folder, Record("7", "slurm", "pretrain", str(folder)), state)[0] == shown
 
 
 @pytest.mark.slow

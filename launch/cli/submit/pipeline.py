@@ -1,4 +1,4 @@
-"""`fcmae submit pipeline`: stages one after another, each on the weights of the one before."""
+"""`fcmae submit pipeline`: steps one after another, each on the weights of the one before."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,21 +8,14 @@ import yaml
 
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.engine.run_folder import RunFolder, plain
-from fcmae.launch.cli.submit.steps import (
-    MEASURING,
-    STAGES,
-    TRAINING,
-    Stage,
-    check_job,
-    check_measuring,
-    freeze,
-    queue,
-    read_training,
-    refuse_second_job,
-)
-from fcmae.launch.cluster.options import Submission, read_submission
-from fcmae.launch.cluster.slurm import batch_script, script_options
+from fcmae.engine.run_folder import plain
+from fcmae.launch.cli.submit.commands import JOB_COMMANDS
+from fcmae.launch.cli.submit.queue import check, preview, queue, refuse_second_job
+from fcmae.launch.cli.submit.request import Request, read_request
+from fcmae.launch.cli.submit.resolve import check_measuring, make_job, read_training, resolve
+from fcmae.launch.cluster.job import Job
+from fcmae.launch.cluster.options import JobOptions
+from fcmae.launch.cluster.registry import CLUSTERS
 
 USAGE = (
     "fcmae submit pipeline [options of the jobs] -- pretrain OPTIONS -- finetune OPTIONS -- evaluate OPTIONS"
@@ -30,44 +23,46 @@ USAGE = (
 
 
 def submit_pipeline(argv: list[str]) -> int:
-    """Queue stages that wait for one another; if one fails for good, those after it are cancelled.
+    """Queue steps that wait for one another; if one fails for good, those after it are cancelled.
+
+    Returns:
+        the exit status
 
     Raises:
         UserError: anything that can be known to fail, before anything is queued
     """
-    parts = split(argv)
-    root, job_words = take_out(parts[0])
-    submission = read_submission("pipeline", job_words)
-    if submission.job.cluster != "slurm" or submission.sweep:
+    before, *steps = split(argv)
+    root, job_argv = take_root(before)
+    request = read_request("pipeline", job_argv)
+    if not request.cluster.waits or request.sweep:
+        able = " or ".join(name for name, cluster in CLUSTERS.items() if cluster.waits)
         raise UserError(
-            "fcmae submit pipeline needs --cluster slurm, whose jobs wait for one another; no --sweep"
+            f"fcmae submit pipeline needs --cluster {able}, whose jobs wait for one another; no --sweep"
         )
-    for words in parts[1:]:
-        if not words or words[0] not in STAGES:
-            raise UserError(f"a pipeline's stages are {', '.join(STAGES)}: {USAGE}")
-    stages = plan(parts[1:], root, submission, acquire=False)
-    if submission.dry_run:
-        whole = RunFolder(root)
-        print(batch_script(script_options(submission, whole.jobs, whole.code, "fcmae-pipeline"), whole.jobs))
+    for step in steps:
+        if not step or step[0] not in JOB_COMMANDS:
+            raise UserError(f"a pipeline's steps are {', '.join(JOB_COMMANDS)}: {USAGE}")
+    jobs = plan(steps, root, request.options, acquire=False)
+    first = request_of(jobs[0], request)
+    if request.dry_run:
+        print(preview(jobs[:1], first, root))
         return 0
-    check_job("pipeline", submission)
-    for stage in stages:
-        refuse_second_job(stage.folder)
-    stages = plan(parts[1:], root, submission)
+    check(jobs[:1], first, root)
+    for job in jobs[1:]:
+        refuse_second_job(job.folder)
     previous = None
-    for stage in stages:
-        lone = submission if stage.name in TRAINING else on_one_process(submission)
-        [previous] = queue([stage], lone, root, f"fcmae-{stage.name}", after=previous)
-        print(f"queued job {previous}: {stage.name} in {stage.folder}")
+    for job in plan(steps, root, request.options, acquire=True):
+        [previous] = queue([job], request_of(job, request), root, after=previous)
+        print(f"queued job {previous}: {job.command} in {job.folder}")
     print(f"  fcmae jobs {root}")
     return 0
 
 
 def split(argv: list[str]) -> list[list[str]]:
-    """The command line cut at each `--`: options of the jobs, then the words of each stage.
+    """Return the command line cut at each `--`: options of the jobs, then the command line of each step.
 
     Raises:
-        UserError: no stage follows
+        UserError: no step follows
     """
     parts: list[list[str]] = [[]]
     for word in argv:
@@ -76,14 +71,14 @@ def split(argv: list[str]) -> list[list[str]]:
         else:
             parts[-1].append(word)
     if len(parts) == 1:
-        raise UserError(f"a pipeline needs stages: {USAGE}")
+        raise UserError(f"a pipeline needs steps: {USAGE}")
     return parts
 
 
-def take_out(words: list[str]) -> tuple[Path, list[str]]:
-    """The pipeline's folder (--out, or runs/pipeline), absolute, and the other words."""
+def take_root(argv: list[str]) -> tuple[Path, list[str]]:
+    """Return the pipeline's folder (--out, or runs/pipeline), absolute, and the other options."""
     out, rest = Path("runs/pipeline"), []
-    following = iter(words)
+    following = iter(argv)
     for word in following:
         if word == "--out":
             out = Path(next(following, "runs/pipeline"))
@@ -94,40 +89,56 @@ def take_out(words: list[str]) -> tuple[Path, list[str]]:
     return out.absolute(), rest
 
 
-def plan(parts: list[list[str]], root: Path, submission: Submission, *, acquire: bool = True) -> list[Stage]:
-    """The stages with settings frozen, each told where the weights of the one before will be.
+def plan(steps: list[list[str]], root: Path, options: JobOptions, *, acquire: bool) -> list[Job]:
+    """Return the jobs of the steps, each told where the weights of the one before will be.
 
-    The first stage is checked as if it were alone. A later one cannot look at weights that are not there yet:
+    The first step is checked as if it were alone. A later one cannot look at weights that are not there yet:
     its settings are read now, and looked at closely when its turn comes.
 
     Args:
-        acquire: false only checks, and writes nothing
+        steps: the command line of each, from the command's name on
+        root: absolute; the folder of the pipeline
+        options: what the jobs ask of the cluster
+        acquire: also write settings and make folders the runs' own; else nothing is written
+
+    Raises:
+        UserError: a setting that cannot work, or a step that cannot follow another
     """
-    stages: list[Stage] = []
-    names = [words[0] for words in parts]
+    jobs: list[Job] = []
+    names = [step[0] for step in steps]
     weights: Path | None = None
-    for number, (name, *words) in enumerate(parts):
+    for number, (name, *argv) in enumerate(steps):
         label = name if names.count(name) == 1 else f"{name}-{names[: number + 1].count(name)}"
         folder = root / label
-        if name in MEASURING:
-            given = [] if weights is None else ["--weights", str(weights)]
-            out = ["--out", str(folder / "figures")] if name == "evaluate" else []
-            check_measuring(name, [*words, *given, *out], weights_exist=weights is None)
-            stages.append(Stage(name, [*words, *given, *out], folder))
+        if not JOB_COMMANDS[name].trains:
+            jobs.append(plan_measuring(name, argv, folder, weights))
             continue
         if weights is None:
-            stages.append(freeze(name, [*words, "--out", str(folder)], submission, acquire=acquire))
+            jobs.append(resolve(name, [*argv, "--out", str(folder)], options, acquire=acquire))
+        elif name != "finetune":
+            raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
         else:
-            if name != "finetune":
-                raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
-            complete = [*words, "--init", str(weights), "--out", str(folder)]
-            config = read_training(name, complete, submission)
+            given = ["--init", str(weights), "--out", str(folder)]
+            config = read_training(name, [*argv, *given], options)
             recipe = root / f"{label}.yaml"
             if acquire:
                 write_settings(config, recipe)
-            stages.append(Stage(name, ["--config", str(recipe)], folder))
+            jobs.append(make_job(name, ["--config", str(recipe)], folder))
         weights = folder
-    return stages
+    return jobs
+
+
+def plan_measuring(name: str, argv: list[str], folder: Path, weights: Path | None) -> Job:
+    """Return the job of a step that measures the weights of the step before, or those that its options name.
+
+    Raises:
+        UserError: an option that cannot be
+    """
+    given = [] if weights is None else ["--weights", str(weights)]
+    out = ["--out", str(folder / "report")] if name == "evaluate" else []
+    complete = [*argv, *given, *out]
+    check_measuring(name, complete, weights_exist=weights is None)
+    return make_job(name, complete, folder)
 
 
 def write_settings(config: Any, path: Path) -> None:
@@ -137,8 +148,9 @@ def write_settings(config: Any, path: Path) -> None:
         file.write(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
 
 
-def on_one_process(submission: Submission) -> Submission:
-    """The same request for a stage that runs in one process, on one GPU where GPUs are asked for."""
-    gpus = submission.job.gpus_per_node
-    job = replace(submission.job, nodes=1, tasks_per_node=1, gpus_per_node=None if gpus is None else 1)
-    return replace(submission, job=job)
+def request_of(job: Job, request: Request) -> Request:
+    """Return what is asked for a step: one that measures gets one process, on one GPU where there are any."""
+    if JOB_COMMANDS[job.command].trains:
+        return request
+    gpus = None if request.options.gpus_per_node is None else 1
+    return replace(request, options=replace(request.options, nodes=1, tasks_per_node=1, gpus_per_node=gpus))

@@ -1,48 +1,45 @@
-"""`fcmae submit STAGE --sweep`: one run for each combination of values, as an array of jobs."""
+"""`fcmae submit COMMAND --sweep`: one run for each combination of values, as an array of jobs."""
 
 import itertools
 from pathlib import Path
 
 from fcmae.core.errors import UserError
-from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.submit.steps import TRAINING, check_job, freeze, queue, refuse_second_job
-from fcmae.launch.cluster.options import Submission
-from fcmae.launch.cluster.slurm import batch_script, script_options
+from fcmae.launch.cli.submit.commands import JOB_COMMANDS
+from fcmae.launch.cli.submit.queue import check, preview, queue
+from fcmae.launch.cli.submit.request import Request
+from fcmae.launch.cli.submit.resolve import resolve
 
 
-def submit_sweep(name: str, words: list[str], submission: Submission) -> int:
+def submit_sweep(name: str, argv: list[str], request: Request) -> int:
     """Queue a run for every combination of the swept values, each in a folder of its own.
+
+    Returns:
+        the exit status
 
     Raises:
         UserError: anything that can be known to fail, before anything is queued
     """
-    if name not in TRAINING:
-        raise UserError(f"--sweep is for {' and '.join(TRAINING)}: {name} trains nothing")
-    if submission.job.cluster == "debug":
-        raise UserError("--sweep needs --cluster slurm or local")
-    points = combinations(submission.sweep)
-    root = Path(TRAINING[name](words).out or Path("runs") / f"{name}-sweep").absolute()
+    if not JOB_COMMANDS[name].trains:
+        trains = [each for each, command in JOB_COMMANDS.items() if command.trains]
+        raise UserError(f"--sweep is for {' and '.join(trains)}: {name} trains nothing")
+    root = Path(JOB_COMMANDS[name].read(argv).out or Path("runs") / f"{name}-sweep").absolute()
     swept = [
-        [*words, *point_words(point), "--out", str(root / ",".join(f"{key}={value}" for key, value in point))]
-        for point in points
+        [*argv, *point_argv(point), "--out", str(root / ",".join(f"{key}={value}" for key, value in point))]
+        for point in combinations(request.sweep)
     ]
-    stages = [freeze(name, each, submission, acquire=False) for each in swept]
-    if submission.dry_run:
-        whole = RunFolder(root)
-        options = script_options(submission, whole.jobs, whole.code, f"fcmae-{name}")
-        print(batch_script(options, whole.jobs, len(points)))
+    jobs = [resolve(name, each, request.options, acquire=False) for each in swept]
+    if request.dry_run:
+        print(preview(jobs, request, root))
         return 0
-    check_job(name, submission)
-    for stage in stages:
-        refuse_second_job(stage.folder)
-    stages = [freeze(name, each, submission) for each in swept]
-    ids = queue(stages, submission, root, f"fcmae-{name}")
+    check(jobs, request, root)
+    jobs = [resolve(name, each, request.options, acquire=True) for each in swept]
+    ids = queue(jobs, request, root)
     print(f"queued {len(ids)} jobs, {ids[0]} to {ids[-1]}; the table of their runs:\n  fcmae jobs {root}")
     return 0
 
 
 def combinations(sweep: list[str]) -> list[list[tuple[str, str]]]:
-    """Every combination of swept values: lists of (name, value).
+    """Return every combination of swept values: lists of (name, value).
 
     Args:
         sweep: `name=value,value`, one for each swept setting
@@ -63,6 +60,6 @@ def combinations(sweep: list[str]) -> list[list[tuple[str, str]]]:
     return [list(point) for point in itertools.product(*axes)]
 
 
-def point_words(point: list[tuple[str, str]]) -> list[str]:
-    """One combination as options of the stage."""
+def point_argv(point: list[tuple[str, str]]) -> list[str]:
+    """Return one combination as options of the command."""
     return [f"--{name}={value}" for name, value in point]

@@ -1,0 +1,77 @@
+"""From jobs to the queue of a cluster: the last checks, our code copied, each run told its job."""
+
+from pathlib import Path
+
+from fcmae.core.errors import UserError
+from fcmae.launch.cli.submit.request import Request
+from fcmae.launch.cluster.code import snapshot
+from fcmae.launch.cluster.job import Job, Submission
+from fcmae.launch.cluster.records import Record, read_record, write_record
+from fcmae.launch.cluster.registry import find_cluster
+
+
+def preview(jobs: list[Job], request: Request, root: Path) -> str:
+    """Return what would be queued, for a person to read. Takes what `check` takes."""
+    return request.cluster.preview(_submission(jobs, request, root))
+
+
+def check(jobs: list[Job], request: Request, root: Path) -> None:
+    """Refuse jobs that the cluster would not take, or whose run has a job already; nothing is written.
+
+    To be called before a run's folder is acquired anew: a job that waits reads the settings that lie there.
+
+    Args:
+        jobs: several become an array
+        request: what is asked of the cluster
+        root: absolute; the folder of the whole
+
+    Raises:
+        UserError: in the cluster's words, or naming the job that the run has
+    """
+    request.cluster.check_jobs(_submission(jobs, request, root))
+    for job in jobs:
+        refuse_second_job(job.folder)
+
+
+def refuse_second_job(run: Path) -> None:
+    """Refuse to queue a run that a job is still queued for or running in.
+
+    Raises:
+        UserError: there is such a job
+    """
+    record = read_record(run)
+    state = find_cluster(record.cluster).state(record) if record else None
+    if record and state and state.active:
+        raise UserError(
+            f"{run}: job {record.job} is {state.name.lower()} for this run; fcmae jobs {run} shows "
+            f"it, fcmae jobs {run} --cancel ends it"
+        )
+
+
+def queue(jobs: list[Job], request: Request, root: Path, after: str | None = None) -> list[str]:
+    """Copy our code into the folder of the whole and queue jobs, each with a record in its own folder.
+
+    Args:
+        jobs, request, root: as for `check`
+        after: id of the job that has to end well before, and whose code these share, if any
+
+    Returns:
+        the ids
+
+    Raises:
+        UserError: the cluster refuses
+    """
+    submission = _submission(jobs, request, root, after)
+    submission.notes.mkdir(parents=True, exist_ok=True)
+    if after is None:
+        snapshot(submission.code)
+    ids = request.cluster.submit(submission)
+    for job, job_id in zip(jobs, ids, strict=True):
+        record = Record(job_id, request.options.cluster, job.command, str(submission.notes))
+        write_record(job.folder, record)
+    return ids
+
+
+def _submission(jobs: list[Job], request: Request, root: Path, after: str | None = None) -> Submission:
+    name = request.options.job_name or f"fcmae-{jobs[0].command}"
+    return Submission(jobs, request.options, root, name, request.extra, after)

@@ -1,0 +1,107 @@
+"""The options of `fcmae submit` before `--`, with defaults of the site."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from fcmae.core.errors import UserError
+from fcmae.core.settings import Parser
+from fcmae.launch.cluster.base import Cluster
+from fcmae.launch.cluster.options import JobOptions
+from fcmae.launch.cluster.registry import find_cluster
+
+ENVIRONMENT = "FCMAE_SLURM_"
+NAMES = tuple(each.name for each in fields(JobOptions))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `fcmae submit`.
+
+    Args:
+        cluster: where jobs run
+        options: what each job asks of it
+        extra: further options of sbatch, by name
+        sweep: `name=value,value` of each swept setting
+        dry_run: only print what would be queued
+    """
+
+    cluster: Cluster
+    options: JobOptions
+    extra: dict[str, str]
+    sweep: list[str]
+    dry_run: bool
+
+
+def make_parser(command: str) -> Parser:
+    """Return the parser of a job's options, for the command that it runs."""
+    parser = Parser(
+        f"fcmae submit {command}",
+        "Queue a job. The command's own options follow after --; --slurm-KEY VALUE goes to sbatch as it is.",
+    )
+    parser.add_class_arguments(JobOptions)
+    parser.add_argument(
+        "--sweep", action="append", default=[], help="name=value,value: one job for each value"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="only print the batch script")
+    return parser
+
+
+def read_request(command: str, argv: list[str]) -> Request:
+    """Return what is asked. What is not given is the site's default, or ours.
+
+    Args:
+        command: what the job runs
+        argv: the options before `--`
+
+    Raises:
+        UserError: an unknown option, a wrong value, a defaults file that cannot be read, or what the cluster
+            cannot give
+    """
+    extra: dict[str, str] = {}
+    ours: list[str] = []
+    following = iter(argv)
+    for word in following:
+        if word.startswith("--slurm-"):
+            key, equals, value = word.removeprefix("--slurm-").partition("=")
+            extra[key] = value if equals else next(following, "")
+        else:
+            ours.append(word)
+    read = make_parser(command).read([*site_defaults(), *ours])
+    options = JobOptions(**{name: getattr(read, name) for name in NAMES})
+    options.check()
+    cluster = find_cluster(options.cluster)
+    cluster.check_options(options)
+    if not cluster.queues and (read.sweep or read.dry_run):
+        asked = "--sweep is for jobs" if read.sweep else "--dry-run shows what would be queued"
+        raise UserError(f"{asked}, and --cluster {options.cluster} queues nothing")
+    return Request(cluster, options, extra, read.sweep, read.dry_run)
+
+
+def site_defaults() -> list[str]:
+    """Return options from the file of the site and from the environment, which wins, as on a command line.
+
+    The file is ~/.config/fcmae/slurm.yaml (or under XDG_CONFIG_HOME) and holds options by name, such as
+    `partition: gpu`; the environment has FCMAE_SLURM_PARTITION=gpu.
+
+    Raises:
+        UserError: the file is not a list of options and values
+    """
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fcmae" / "slurm.yaml"
+    values: dict[str, object] = {}
+    if config.exists():
+        try:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{config}: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{config}: expected options and values, such as `partition: gpu`")
+        unknown = [name for name in values if name not in NAMES]
+        if unknown:
+            raise UserError(f"{config}: unknown option {unknown[0]!r}; there are {', '.join(NAMES)}")
+    for name in NAMES:
+        if ENVIRONMENT + name.upper() in os.environ:
+            values[name] = os.environ[ENVIRONMENT + name.upper()]
+    return [f"--{name}={value}" for name, value in values.items()]

@@ -1,0 +1,76 @@
+"""What a place where jobs run has to answer: the interface of every backend."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fcmae.launch.cluster.job import Submission
+from fcmae.launch.cluster.options import JobOptions
+from fcmae.launch.cluster.records import Record
+
+
+@dataclass(frozen=True)
+class State:
+    """What a cluster says of a job.
+
+    Args:
+        name: PENDING, RUNNING, ..., ENDED where the cluster forgot it, UNKNOWN where it does not answer
+        active: whether it is queued or running
+    """
+
+    name: str
+    active: bool
+
+
+class Cluster(ABC):
+    """A place where jobs run. A new one is a subclass, and a line in `registry.CLUSTERS`.
+
+    Attributes:
+        queues: whether a job goes on when the process that submits it has ended; where not, the command
+            runs in that process, and only `check_options` is asked
+        waits: whether a job can wait until another has ended well, as the steps of a pipeline do
+    """
+
+    queues: ClassVar[bool] = True
+    waits: ClassVar[bool] = False
+
+    def check_options(self, options: JobOptions) -> None:  # noqa: B027 - most clusters take everything
+        """Refuse what can never be had here.
+
+        Raises:
+            UserError: naming the option
+        """
+
+    def check_jobs(self, submission: Submission) -> None:  # noqa: B027 - or say no only to what is queued
+        """Refuse jobs that the cluster would not take, while nothing has been written yet.
+
+        Raises:
+            UserError: in the cluster's own words, where it has any
+        """
+
+    def preview(self, submission: Submission) -> str:
+        """Return what would be queued, for a person to read: by default the command lines."""
+        return "\n".join(job.command_line for job in submission.jobs)
+
+    @abstractmethod
+    def submit(self, submission: Submission) -> list[str]:
+        """Queue jobs; return the id of each.
+
+        The folder `submission.code` holds our package and should come first in the job's PYTHONPATH.
+
+        Raises:
+            UserError: the cluster refuses
+        """
+
+    @abstractmethod
+    def state(self, record: Record) -> State:
+        """Return what became of a job."""
+
+    @abstractmethod
+    def cancel(self, record: Record) -> None:
+        """End a job that is active, by a signal after which it can save."""
+
+    def output(self, record: Record) -> Path:
+        """Return the file that holds what a job's first process printed: by default submitit's."""
+        return Path(record.notes) / f"{record.job}_0_log.out"
