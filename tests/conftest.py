@@ -13,6 +13,14 @@ if not torch.cuda.is_available():
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: the same bits take the same threads
 torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests on a cluster to one process: they cancel what is queued when they end."""
+    for item in items:
+        if item.get_closest_marker("slurm"):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
 Randomize = Callable[[nn.Module], nn.Module]
 
 
