@@ -120,6 +120,12 @@ def test_the_wheel_holds_one_name_with_recipes_and_types(wheel: Path) -> None:
     assert b"fcmae = fcmae.launch.cli.main:main" in files[f"{info}/entry_points.txt"]
 
 
+def test_the_citation_and_the_changelog_name_the_version() -> None:
+    assert f"\nversion: {fcmae.__version__}\n" in (TOP / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert changes.partition("\n## ")[2].split()[0] == fcmae.__version__
+
+
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     sdist = build("sdist", copy_checkout(tmp_path / "checkout"), tmp_path / "sdist")
     shutil.unpack_archive(sdist, tmp_path, filter="data")
