@@ -1,4 +1,4 @@
-"""The curves of a run, and how a figure is written."""
+"""The curves of a run, and how a picture of Matplotlib is written."""
 
 import math
 from collections.abc import Sequence
@@ -14,30 +14,45 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 DPI = 110
 
 
-def draw_curves(records: Sequence[dict[str, Any]], path: Path, score: str = "loss") -> None:
-    """Draw loss, learning rate, images/s, and the figure that chooses the best epoch, over a run's epochs.
+def draw_curves(records: Sequence[dict[str, Any]], path: Path, metric: str = "loss") -> None:
+    """Write the curves of a run as PNG; write nothing where no record has a loss.
 
     Args:
-        records: the log's records; those of a few steps have `epoch`, `loss`, `lr`, `images_per_s`, those of
-            a whole epoch have `epoch`, `epoch_loss`
-        path: the PNG to write; nothing is drawn where no record has a loss
-        score: name of that figure in the records of whole epochs; loss adds no picture of its own
+        records: of the log, as `plot_curves` takes them
+        path: the PNG
+        metric: name of what chooses the best epoch
+    """
+    if any(record.get("loss") is not None for record in records):
+        save_figure(plot_curves(records, metric), path)
+
+
+def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figure:
+    """Plot loss, learning rate, images/s, and the metric that chooses the best epoch, over a run's epochs.
+
+    Args:
+        records: of the log. Those of a few steps have `epoch`, `loss`, `lr` and `images_per_s`, those of a
+            whole epoch `epoch`, `epoch_loss` and metrics; others are passed over, and at least one has a loss
+        metric: name of that metric in the records of whole epochs; the loss has no axes beside its own
     """
     steps = [record for record in records if record.get("loss") is not None]
     epochs = [record for record in records if record.get("epoch_loss") is not None]
-    if not steps:
-        return
+    measured = [record for record in epochs if metric != "loss" and record.get(metric) is not None]
+    columns = 4 if measured else 3
+    figure = Figure(figsize=(3.67 * columns, 3.2), layout="constrained")
+    loss, rate, speed, *others = figure.subplots(1, columns)
     at = [record["epoch"] for record in steps]
-    scored = [record for record in epochs if score != "loss" and record.get(score) is not None]
-    panels = 4 if scored else 3
-    figure = Figure(figsize=(3.67 * panels, 3.2), layout="constrained")
-    loss, rate, speed, *others = figure.subplots(1, panels)
     loss.plot(at, [record["loss"] for record in steps], color=BLUE, linewidth=0.8, alpha=0.45, label="steps")
     if epochs:
-        ends = [record["epoch"] for record in epochs]
-        means = [record["epoch_loss"] for record in epochs]
         marker = "o" if len(epochs) < 30 else None
-        loss.plot(ends, means, color=ORANGE, linewidth=1.8, marker=marker, markersize=3.5, label="epoch mean")
+        loss.plot(
+            [record["epoch"] for record in epochs],
+            [record["epoch_loss"] for record in epochs],
+            color=ORANGE,
+            linewidth=1.8,
+            marker=marker,
+            markersize=3.5,
+            label="epoch mean",
+        )
         loss.legend(frameon=False, fontsize=9)
     rates = [record["lr"] for record in steps]
     power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
@@ -48,13 +63,14 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, score: str = "los
     for axes, title in ((loss, "loss"), (rate, f"learning rate / 1e{power}"), (speed, "images/s")):
         _style(axes, title)
     for axes in others:
-        values = [record[score] for record in scored]
-        axes.plot([record["epoch"] for record in scored], values, color=ORANGE, linewidth=1.8)
-        _style(axes, f"{score}, at the end {values[-1]:.1f}")
-    save_figure(figure, path)
+        values = [record[metric] for record in measured]
+        axes.plot([record["epoch"] for record in measured], values, color=ORANGE, linewidth=1.8)
+        _style(axes, f"{metric}, at the end {values[-1]:.1f}")
+    return figure
 
 
 def _style(axes: Axes, title: str) -> None:
+    """Give axes over epochs their title and the look that all have."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("epoch", color=GREY, fontsize=9)
     axes.tick_params(colors=GREY, labelsize=9, length=3)
@@ -64,6 +80,6 @@ def _style(axes: Axes, title: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG, whole or not at all."""
     with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=DPI)
