@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.geometry import count_visible, patch_grid, stage_strides
 from fcmae.models.kernels.choice import Impl
 from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.masking import random_mask
 
 Operation = Callable[[list[Tensor]], Tensor]
-STRIDES = (4, 8, 16, 32)
+STRIDES = stage_strides(4)
 
 
 def read_options(doc: str) -> argparse.Namespace:

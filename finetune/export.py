@@ -20,10 +20,10 @@ from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, pair
 from fcmae.finetune.inputs import ExportFormat, check_export
-from fcmae.finetune.resolve import check_image_size
 from fcmae.models.card import Card
 from fcmae.models.convnext import ConvNeXt
 from fcmae.models.formats import to_timm, to_transformers
+from fcmae.models.geometry import check_image_size
 from fcmae.models.weights import create_model_from, load_weights
 
 Forward = Callable[[Tensor], Tensor]  # what was written, as a function of images: (B, C, H, W) to (B, K)

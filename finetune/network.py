@@ -20,9 +20,9 @@ from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, FinetuneConfig, pair
-from fcmae.finetune.resolve import check_image_size
 from fcmae.models.card import Card, read_card
 from fcmae.models.convnext import ConvNeXt, create_model
+from fcmae.models.geometry import check_image_size
 from fcmae.models.storage import read_tensors, save_weights
 from fcmae.models.weights import (
     Weights,

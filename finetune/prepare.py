@@ -17,7 +17,8 @@ from fcmae.engine.config import VOLATILE_IN_ALL
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import POLICY_CHANNELS, AugmentConfig, FinetuneConfig
-from fcmae.finetune.resolve import check_image_size, resolve
+from fcmae.finetune.resolve import resolve
+from fcmae.models.geometry import check_image_size, total_stride
 from fcmae.models.sizes import find_size
 
 AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
@@ -146,16 +147,10 @@ def check_network(config: FinetuneConfig) -> None:
                 f"model {model}: --init, network.freeze, depths and dims are for our networks only"
             )
         return
-    try:
-        find_size(model)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if network.stem_stride not in (1, 2, 4):
-        raise UserError(f"network.stem_stride {network.stem_stride}: choose 4, 2 or 1")
+    find_size(model)
+    check_image_size(config.size, total_stride(network.stem_stride or 4), any_stem=True)
     if network.freeze not in range(5):
         raise UserError(f"network.freeze is {network.freeze}: a network has 4 stages, so choose 0 to 4")
-    stride = 8 * network.stem_stride
-    check_image_size(config.size, stride, ", or a smaller network.stem_stride")
 
 
 def check_timm(model: str) -> None:

@@ -92,22 +92,3 @@ def describe_init(path: Path) -> Card:
 
         card = load_weights(path).card
     return card
-
-
-def check_image_size(size: tuple[int, int], stride: int, remedy: str = "") -> None:
-    """Refuse a height and width that the network's stride does not divide.
-
-    Args:
-        size: (height, width)
-        stride: pixels to a position of the network's last map
-        remedy: what else to do about it than to choose another size
-
-    Raises:
-        UserError: the message names multiples of the stride as the remedy
-    """
-    height, width = size
-    if height < 1 or width < 1 or height % stride or width % stride:
-        raise UserError(
-            f"image size {height} x {width} is not a multiple of the network's stride {stride}: "
-            f"choose multiples of {stride}{remedy}"
-        )

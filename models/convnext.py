@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fcmae.models.geometry import check_image_size, stage_strides
 from fcmae.models.kernels.choice import autocast_type
 from fcmae.models.kernels.pointwise import pointwise
 from fcmae.models.kernels.selftest import Call
@@ -154,13 +155,13 @@ class ConvNeXt(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if stem_stride not in (1, 2, 4):
-            raise ValueError(f"stem_stride {stem_stride}: choose 4, 2 or 1 (total stride 32, 16 or 8)")
-        depths, dims = size.depths, size.dims
+        depths, dims, strides = size.depths, size.dims, stage_strides(stem_stride)
         self.in_chans, self.num_classes, self.features_only = in_chans, num_classes, features_only
         self.num_features = dims[-1]
-        self.stride = stem_stride * 8
-        self.feature_info = [{"num_chs": dim, "reduction": stem_stride * 2**i} for i, dim in enumerate(dims)]
+        self.stride = strides[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": stride} for dim, stride in zip(dims, strides, strict=True)
+        ]
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
         self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, LayerNorm(dims[0], eps=1e-6)])])
         for narrow, wide in itertools.pairwise(dims):
@@ -248,11 +249,7 @@ class ConvNeXt(nn.Module):
         if images.shape[1] != self.in_chans:
             raise ValueError(f"images have {images.shape[1]} channels, the network takes {self.in_chans}")
         height, width = images.shape[2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"image size {height} x {width} is not a multiple of the network's stride {self.stride}: "
-                f"resize to multiples of {self.stride}, or choose a smaller stem_stride"
-            )
+        check_image_size((height, width), self.stride, any_stem=True)
 
 
 def make_head(num_features: int, num_classes: int) -> nn.Module:

@@ -3,13 +3,15 @@
 import difflib
 from dataclasses import dataclass
 
+from fcmae.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Size:
     """Blocks and width of each of the four stages.
 
     Raises:
-        ValueError: not four numbers each, or one below 1
+        UserError: not four numbers each, or one below 1
     """
 
     depths: tuple[int, int, int, int]
@@ -18,7 +20,7 @@ class Size:
     def __post_init__(self) -> None:
         for name, values in (("depths", self.depths), ("dims", self.dims)):
             if len(values) != 4 or min(values) < 1:
-                raise ValueError(
+                raise UserError(
                     f"{name} {tuple(values)}: give a number of at least 1 for each of four stages"
                 )
 
@@ -41,18 +43,18 @@ SIZES = {
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows."""
+    """Return the names that `create_model` knows."""
     return list(SIZES)
 
 
 def find_size(name: str) -> Size:
-    """The size of that name.
+    """Return the size of that name.
 
     Raises:
-        ValueError: unknown name; the message suggests the nearest one
+        UserError: unknown name; the message suggests the nearest one
     """
     if name in SIZES:
         return SIZES[name]
     nearest = difflib.get_close_matches(name, SIZES, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(SIZES)}"
-    raise ValueError(f"unknown model {name!r}: {hint}")
+    raise UserError(f"unknown model {name!r}: {hint}")

@@ -11,7 +11,7 @@ from fcmae.data.names import is_folder, short_name
 from fcmae.data.pixels import check_pixels
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
-from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.geometry import count_visible, patch_grid, total_stride
 from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.config import VOLATILE, PretrainConfig
@@ -84,14 +84,9 @@ def check_geometry(config: PretrainConfig) -> None:
     Raises:
         UserError: see above
     """
-    try:
-        find_size(config.model)
-        if config.network.stem_stride not in (1, 2, 4):
-            raise ValueError(f"network.stem_stride {config.network.stem_stride}: choose 4, 2 or 1")
-        rows, cols = patch_grid(config.image_size, 8 * config.network.stem_stride)
-        count_visible(rows * cols, config.mask_ratio)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    find_size(config.model)
+    rows, cols = patch_grid(config.image_size, total_stride(config.network.stem_stride))
+    count_visible(rows * cols, config.mask_ratio)
     counts = {
         "epochs": config.epochs,
         "batch_size": config.batch_size,

@@ -306,7 +306,7 @@ def test_probe_tells_trained_features_from_fresh_ones(run: Path, tmp_path: Path)
 
 
 def test_weights_that_do_not_fit_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"20 x 20 is not a multiple of .* choose multiples of 8"):
+    with pytest.raises(UserError, match=r"20 x 20 is not a multiple of .* stride 8: the nearest is 16 x 16$"):
         evaluate(run, "digits", image_size=20, device="cpu")
     with pytest.raises(UserError, match=r"holds neither model\.safetensors"):
         evaluate(tmp_path, "digits", device="cpu")

@@ -251,8 +251,8 @@ def test_a_run_killed_before_it_kept_its_list_of_images_keeps_it_then(run: Path)
         (["reconstruct", "run", "--images", "images", "--device", "gpu"], "--device gpu: unknown device"),
         (["pretrain", "--config", "convnextv2_ato"], "no built-in recipe of that name (cifar10, "),
         (["reconstruct", "run", "--images", "images", "--count", "0"], "--count is 0: it must be at least 1"),
-        (["info", "--stem-stride", "0"], "'0': choose one of 4, 2, 1"),
-        (["info", "--image-size", "100"], "100 x 100 is not a multiple of the patch size 32"),
+        (["info", "--stem-stride", "0"], "stem_stride 0: choose 4, 2 or 1"),
+        (["info", "--image-size", "100"], "100 x 100 is not a multiple of the network's stride 32"),
     ],
 )
 def test_other_commands(

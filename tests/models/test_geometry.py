@@ -2,7 +2,28 @@
 
 import pytest
 
-from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.core.errors import UserError
+from fcmae.models.geometry import check_image_size, count_visible, patch_grid, stage_strides, total_stride
+
+
+@pytest.mark.parametrize(("stem", "strides"), [(4, [4, 8, 16, 32]), (2, [2, 4, 8, 16]), (1, [1, 2, 4, 8])])
+def test_strides(stem: int, strides: list[int]) -> None:
+    assert stage_strides(stem) == strides
+    assert total_stride(stem) == strides[-1]
+
+
+@pytest.mark.parametrize("stem", [0, 3, 8])
+def test_a_stem_that_there_is_not(stem: int) -> None:
+    with pytest.raises(UserError, match=f"stem_stride {stem}: choose 4, 2 or 1"):
+        total_stride(stem)
+
+
+def test_a_network_that_stands_is_not_to_be_given_another_stem() -> None:
+    check_image_size((64, 96), 32)
+    with pytest.raises(UserError, match=r"image size 64 x 90 .* the nearest is 64 x 96$"):
+        check_image_size((64, 90), 32)
+    with pytest.raises(UserError, match=r"the nearest is 64 x 88$"):
+        check_image_size((64, 90), 8, any_stem=True)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +39,7 @@ def test_patch_grid(image_size: int | tuple[int, int], patch: int, grid: tuple[i
     [(225, "224 x 224"), ((250, 64), "256 x 64"), (5, "32 x 32"), (0, "32 x 32"), ((-32, 32), "32 x 32")],
 )
 def test_a_size_that_the_patch_does_not_divide(image_size: int | tuple[int, int], nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"not a multiple of the patch size 32: the nearest is {nearest}"):
+    with pytest.raises(UserError, match=f"stride 32: the nearest is {nearest}; or choose a smaller stem"):
         patch_grid(image_size, 32)
 
 
@@ -33,12 +54,12 @@ def test_the_visible_are_rounded_down_as_decimals_are(patches: int, ratio: float
 
 @pytest.mark.parametrize("ratio", [-0.1, 0.0, 1.0, 60, float("nan")])
 def test_a_ratio_outside_0_to_1(ratio: float) -> None:
-    with pytest.raises(ValueError, match=r"outside \(0, 1\)"):
+    with pytest.raises(UserError, match=r"outside \(0, 1\)"):
         count_visible(49, ratio)
 
 
 def test_a_ratio_that_hides_everything_or_nothing() -> None:
-    with pytest.raises(ValueError, match="hides all 4 patches"):
+    with pytest.raises(UserError, match="hides all 4 patches"):
         count_visible(4, 0.8)
-    with pytest.raises(ValueError, match="hides none of the 4 patches"):
+    with pytest.raises(UserError, match="hides none of the 4 patches"):
         count_visible(4, 1e-9)

@@ -181,7 +181,10 @@ def test_a_reconstruction_keeps_visible_pixels_bit_for_bit() -> None:
     ("options", "message"),
     [
         ({"encoder": "convnextv2_ato"}, "did you mean convnextv2_atto"),
-        ({"image_size": 225}, "225 x 225 is not a multiple of the patch size 32"),
+        (
+            {"image_size": 225},
+            "not a multiple of the network's stride 32: the nearest is 224 x 224",
+        ),
         ({"mask_ratio": 1.0}, "mask_ratio 1.0 is outside"),
         ({"image_size": 32}, "hides all 1 patches"),
         ({"layout": "tile"}, "unknown layout 'tile': choose one of tiles, masked, minkowski"),
