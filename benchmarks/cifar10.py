@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.progress import track
 
-from fcmae.data.labelled import open_splits
-from fcmae.data.names import is_folder
+from fcmae.data.sources import SourceOptions, find_opener, open_splits
+from fcmae.data.sources.folder import FolderOpener
 from fcmae.engine.run_folder import RunFolder
 
 MODELS = {"V2": "convnextv2_atto", "V1": "convnext_tiny"}  # the recipes give both the same depths and widths
@@ -47,8 +47,9 @@ class Cell:
 def main() -> None:
     """Pre-train, fine-tune, report."""
     options, settings = read_options()
-    if not is_folder(options.data):  # download it once, before runs beside each other would
-        open_splits(options.data, 3, 32, data_root=options.data_root, val_fraction=0.2, seed=0)
+    in_folder = isinstance(find_opener(options.data), FolderOpener)
+    if not in_folder:  # download it once, before runs beside each other would
+        open_splits(options.data, SourceOptions(channels=3, size=32, root=options.data_root))
     options.out.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // options.at_once))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -71,7 +72,7 @@ def main() -> None:
                 raise SystemExit(f"{name} failed: {path} says why")
 
     def pretrain(version: str) -> None:
-        data = Path(options.data) / "train" if is_folder(options.data) else options.data
+        data = Path(options.data) / "train" if in_folder else options.data
         images = ["--data", data, "--model", MODELS[version]]
         fcmae(f"pretrain-{version}", "pretrain", *images, "--epochs", options.pretrain_epochs)
 

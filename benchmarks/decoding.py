@@ -23,9 +23,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from fcmae.data.dataset import seeded
 from fcmae.data.decode import BrokenImage, read_image
 from fcmae.data.index import ImageIndex
-from fcmae.data.seeding import seeded
 from fcmae.data.transforms import random_crop_flip
 
 Pipeline = Callable[[Path], Tensor]

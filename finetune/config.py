@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fcmae.data.config import CROP_PCT, ImagesConfig
+from fcmae.data.config import CROP_PCT, VAL_FRACTION, ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 
 DEFAULT_IMAGE_SIZE = 224
+TIMM = "timm:"  # before the name of a network of timm's
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 POLICY_CHANNELS = (1, 3)  # of the images that timm's policies and torchvision's colour jitter are for
 
@@ -110,7 +111,7 @@ class FinetuneConfig:
 
     data: str = "digits"
     data_root: str = "data"
-    val_fraction: float = 0.2
+    val_fraction: float = VAL_FRACTION
     train_fraction: float = 1.0
     init: str | None = None
     init_classes: str | None = None

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from fcmae.data.classes import ClassFolders, split_by_class
-from fcmae.data.index import ImageIndex
-from fcmae.data.labelled import Labelled, from_folders, open_splits
+from fcmae.data.classes import split_by_class
+from fcmae.data.images import Labelled
+from fcmae.data.index import load_lists
+from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 
@@ -19,21 +20,16 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     Raises:
         UserError: the data cannot be read
     """
-    if run.train_images.exists():
-        train_index, val_index = (ImageIndex.load(file) for file in (run.train_images, run.val_images))
-        train_list = ClassFolders.read(train_index)
-        lists = (train_list, ClassFolders.read(val_index, train_list.classes))
-        train, val = (from_folders(each, config.in_chans, config.images.value_range) for each in lists)
-    else:
-        train, val = open_splits(
-            config.data,
-            config.in_chans,
-            config.size[0],
-            data_root=config.data_root,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-            value_range=config.images.value_range,
-        )
+    options = SourceOptions(
+        config.in_chans,
+        config.size[0],
+        config.images.value_range,
+        config.data_root,
+        config.val_fraction,
+        config.seed,
+        load_lists(run.train_images, run.val_images),
+    )
+    train, val = open_splits(config.data, options)
     if config.train_fraction < 1:
         labels = train.labels.numpy()
         _, taken = split_by_class(labels, config.train_fraction, config.seed, take_singles=True)

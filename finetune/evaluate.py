@@ -13,11 +13,10 @@ import torch
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.data.classes import find_val_classes
-from fcmae.data.labelled import Labelled, from_folders, from_timm, split_digits
-from fcmae.data.names import TIMM, full_name, is_folder
+from fcmae.data.config import DATA_ROOT
+from fcmae.data.images import Labelled
+from fcmae.data.sources import SourceOptions, find_opener
 from fcmae.engine.precision import autocast
-from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.data import open_data
 from fcmae.finetune.inputs import check_classes, is_own_data, own_config, own_run
 from fcmae.finetune.measure import measure
@@ -87,15 +86,9 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
         config = own_config(run)
         there = data_root or config.data_root
         return open_data(replace(config, image_size=network.card.image_size, data_root=there), run)[1]
-    name, defaults = full_name(str(data)), FinetuneConfig()
-    if is_folder(name):
-        return from_folders(find_val_classes(name), network.card.in_chans, network.card.value_range)
-    if name.startswith(TIMM):
-        return from_timm(
-            name.removeprefix(TIMM), data_root or defaults.data_root, "validation", network.card.in_chans
-        )
-    height, _ = network.card.image_size
-    return split_digits(height, network.card.in_chans, defaults.val_fraction, defaults.seed)[1]
+    card = network.card
+    options = SourceOptions(card.in_chans, card.image_size[0], card.value_range, data_root or DATA_ROOT)
+    return find_opener(str(data)).open_validation(options)
 
 
 def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:

@@ -8,9 +8,9 @@ from typing import Literal
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import read_settings
-from fcmae.data.classes import find_val_classes, some
-from fcmae.data.index import ImageIndex
-from fcmae.data.names import full_name, is_folder
+from fcmae.data.classes import some
+from fcmae.data.index import ImageIndex, load_lists
+from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.models.card import read_card
@@ -56,35 +56,33 @@ def own_config(run: RunFolder) -> FinetuneConfig:
 def is_own_data(data: str | None, run: RunFolder | None) -> bool:
     """Whether data to measure on is what the run was trained on, so that only its validation part will do.
 
-    Folders are compared with those that the run's lists of images were made from, wherever it was started.
-
     Raises:
         UserError: the run's settings or lists are damaged
     """
     if run is None or data is None:
         return run is not None
-    trained_on = own_config(run).data
-    if not is_folder(data) or not is_folder(trained_on):
-        return full_name(data) == trained_on
-    train, val = (ImageIndex.load(file).root.resolve() for file in (run.train_images, run.val_images))
-    asked = Path(data).expanduser().resolve()
-    return asked == val or (train != val and asked == val.parent)  # two lists: train/ and val/ in one folder
+    lists = load_lists(run.train_images, run.val_images)
+    return find_opener(own_config(run).data).is_same(find_opener(data), lists)
 
 
 def check_labelled(data: str | None, weights: Path) -> None:
     """Refuse a folder that is no tree of classes, or has classes that the weights' head does not know.
 
+    Args:
+        data: what --data says; what is known by name is checked when it is opened
+        weights: run folder or file
+
     Raises:
-        UserError: see above
+        UserError: there is nothing to measure on, or nothing that can be measured
     """
     run = own_run(weights)
     if data is None and run is None:
         raise UserError(f"{weights} belongs to no fine-tuning: say with --data what to measure on")
-    if data is None or not is_folder(data) or is_own_data(data, run):
+    if data is None or is_own_data(data, run):
         return
-    classes = find_val_classes(data).classes
     card = read_card(weights)
-    check_classes(classes, None if card is None else card.class_names, data, weights)
+    known = None if card is None else card.class_names
+    check_classes(find_opener(data).val_classes(), known, data, weights)
 
 
 def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str, weights: Path) -> None:

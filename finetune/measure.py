@@ -12,7 +12,7 @@ from torch import Tensor
 from fcmae.core.distributed import sum_over_processes
 from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
-from fcmae.data.labelled import Labelled
+from fcmae.data.images import Labelled
 from fcmae.data.once import Reader
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix

@@ -16,10 +16,9 @@ from torch import nn
 from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
-from fcmae.data.names import TIMM
 from fcmae.data.once import Reader
 from fcmae.data.transforms import channel_statistics
-from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, FinetuneConfig, pair
+from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, TIMM, FinetuneConfig, pair
 from fcmae.models.card import Card, read_card
 from fcmae.models.convnext import ConvNeXt, create_model
 from fcmae.models.geometry import check_image_size

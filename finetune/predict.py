@@ -16,7 +16,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
 from fcmae.data.broken import BrokenList
-from fcmae.data.dataset import FolderSource
+from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.engine.precision import autocast
 from fcmae.finetune.network import Trained, open_network

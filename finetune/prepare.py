@@ -8,15 +8,13 @@ from pathlib import Path
 from fcmae.core.device import check_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.data.classes import find_classes
-from fcmae.data.config import DIGITS, NUM_DIGITS
-from fcmae.data.index import ImageIndex
-from fcmae.data.names import TIMM, is_folder, short_name
+from fcmae.data.index import save_lists
 from fcmae.data.pixels import check_pixels
+from fcmae.data.sources import find_opener
 from fcmae.engine.config import VOLATILE_IN_ALL
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
-from fcmae.finetune.config import POLICY_CHANNELS, AugmentConfig, FinetuneConfig
+from fcmae.finetune.config import POLICY_CHANNELS, TIMM, AugmentConfig, FinetuneConfig
 from fcmae.finetune.resolve import resolve
 from fcmae.models.geometry import check_image_size, total_stride
 from fcmae.models.sizes import find_size
@@ -43,22 +41,23 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
     """
     config = resolve(config)
     check(config)
+    data = find_opener(config.data)
     if config.out:
         run = RunFolder(config.out)
     else:
-        name = f"finetune-{short_name(config.data)}-{config.model}".replace(":", "-").replace("/", "-")
+        name = f"finetune-{data.name}-{config.model}".replace(":", "-").replace("/", "-")
         run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    lists = [] if run.started else list_images(config)
-    num_images = len(lists[0]) if lists else NUM_DIGITS if config.data == DIGITS else config.batch_size
-    check_batch(config, num_images)
+    lists = [] if run.started else data.list_splits(config.val_fraction, config.seed)
+    if lists:
+        check_pixels(lists[0], config.in_chans, config.images.value_range)
+    check_batch(config, next(iter(data.counts(lists)), config.batch_size))
     check_checkpoints(run)
     check_timm(config.model or "")
     if not acquire:
         run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
     run.acquire(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    for index, file in zip(lists, (run.train_images, run.val_images), strict=False):
-        index.save(file)
+    save_lists(lists, run.train_images, run.val_images)
     return config, run
 
 
@@ -189,12 +188,3 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
             f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / ({processes} "
             f"processes x {parts} accumulation steps) must be even: choose a multiple of {pairs}"
         )
-
-
-def list_images(config: FinetuneConfig) -> list[ImageIndex]:
-    """The training and validation images of a folder; empty for data that is known by name."""
-    if not is_folder(config.data):
-        return []
-    train, val = find_classes(config.data, config.val_fraction, config.seed)
-    check_pixels(train.index, config.in_chans, config.images.value_range)
-    return [train.index, val.index]

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.features import Features, extract_features, knn_accuracy
-from fcmae.data.labelled import open_splits
+from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.engine.pictures import save_figure
 from fcmae.engine.precision import autocast
 from fcmae.finetune.collapse import collapse_by_block, draw_collapse
@@ -60,15 +60,10 @@ def probe(
     at = pick_device(device)
     network = open_network(weights, at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)
-    splits = open_splits(
-        data,
-        network.card.in_chans,
-        network.card.image_size[0],
-        data_root=data_root,
-        val_fraction=val_fraction,
-        seed=0,
-        value_range=network.card.value_range,
-    )
+    card = network.card
+    size, channels = card.image_size[0], card.in_chans
+    options = SourceOptions(channels, size, card.value_range, data_root, val_fraction, seed=0)
+    splits = open_splits(data, options)
     with autocast(precision, at):
         train = extract_features(network.model, splits[0], reader, limit)
         val = extract_features(network.model, splits[1], reader)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcmae.core.errors import UserError
-from fcmae.data.names import full_name
+from fcmae.data.sources import find_opener
 from fcmae.finetune.config import (
     DEFAULT_IMAGE_SIZE,
     POLICY_CHANNELS,
@@ -52,7 +52,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     )
     return replace(
         config,
-        data=full_name(config.data),
+        data=find_opener(config.data).spec,
         model=config.model or card.model,
         image_size=config.image_size or card.image_size or DEFAULT_IMAGE_SIZE,
         network=network,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fcmae.core.distributed import current_world, gather_lists
-from fcmae.data.dataset import ImageSource
+from fcmae.data.images import ImageSource
 from fcmae.data.index import ImageIndex
 
 UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are not UTF-8

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from fcmae.core.errors import UserError
 
-DIGITS = "digits"  # the name of the built-in data
-NUM_DIGITS = 1797
-CROP_PCT = 0.875  # share of the short side that evaluation crops, where nothing else is said
+DATA_ROOT = "data"  # folder of data sets that are known by name
+VAL_FRACTION = 0.2  # of data in one piece that is kept for validation
+CROP_PCT = 0.875  # fraction of the short side that evaluation crops, where nothing else is said
 STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
 
 

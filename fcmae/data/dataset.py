@@ -4,14 +4,16 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 import os
+import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -19,96 +21,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.data.decode import BrokenImage, read_image
-from fcmae.data.index import ImageIndex
+from fcmae.data.decode import BrokenImage
+from fcmae.data.images import ImageSource
 from fcmae.data.sampler import Key, StepSampler
-from fcmae.data.seeding import seeded
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
-
-
-class ImageSource(Protocol):
-    """Numbered images, read one by one."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """What to call image i in a report."""
-
-    def read(self, i: int) -> Tensor:
-        """Image i, uint8 (C, H, W); raises BrokenImage."""
-
-
-class FolderSource:
-    """The images of a folder."""
-
-    def __init__(
-        self, index: ImageIndex, channels: int, value_range: tuple[float, float] | None = None
-    ) -> None:
-        """Nothing is read yet.
-
-        Args:
-            index: the list of files
-            channels: number of channels that every image is to have, see `read_image`
-            value_range: values of 16-bit and float images that become 0 and 255
-        """
-        self.index, self.channels, self.value_range = index, channels, value_range
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def name(self, i: int) -> str:
-        return self.index[i]
-
-    def read(self, i: int) -> Tensor:
-        return read_image(self.index.path(i), self.channels, value_range=self.value_range)
-
-    def check(self, tries: int = 32, seconds: float = 1.0) -> None:
-        """Try images from all over the folder until one can be read.
-
-        Args:
-            tries: number of images to try at most
-            seconds: start no further try after this time
-
-        Raises:
-            UserError: none of them can be read
-        """
-        deadline = time.monotonic() + seconds
-        errors: list[BrokenImage] = []
-        for i in self.index.spread(tries):
-            try:
-                self.read(i)
-                return
-            except BrokenImage as error:
-                errors.append(error)
-            if time.monotonic() > deadline:
-                break
-        raise UserError(
-            f"no readable image among the {len(errors)} tried of {len(self)} in {self.index.root}; "
-            f"first error: {errors[0]}"
-        )
-
-
-class ArraySource:
-    """Images that are in memory."""
-
-    def __init__(self, images: Tensor, label: str = "image") -> None:
-        """Wrap a tensor.
-
-        Args:
-            images: uint8 (number of images, C, H, W)
-            label: what one image is called; image 7 is then "<label> 7"
-        """
-        self.images, self.label = images, label
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, i: int) -> str:
-        return f"{self.label} {i}"
-
-    def read(self, i: int) -> Tensor:
-        return self.images[i]
 
 
 @dataclass
@@ -190,6 +107,29 @@ class ImageDataset(Dataset[Item]):
             f"{len(broken)} images in a row could not be read, from {self.source.name(index)} on "
             f"({broken[0][1]}): is the data still there?"
         )
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global CPU generators inside a `with` block; restore them after it.
+
+    Transforms draw from whichever of the three their library likes, so that all three are seeded.
+
+    Args:
+        key: non-negative integers, for example (seed, epoch, sample)
+    """
+    python_state, torch_state = random.getstate(), torch.default_generator.get_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002 (the global state is what libraries draw from)
+    python_seed, numpy_seed, torch_seed = np.random.SeedSequence(key).generate_state(3).tolist()
+    random.seed(python_seed)
+    np.random.seed(numpy_seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(torch_seed)  # torch.manual_seed would touch CUDA as well
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.default_generator.set_state(torch_state)
 
 
 def collate(items: list[Item]) -> Batch:

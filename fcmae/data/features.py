@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcmae.core.distributed import gather_lists
 from fcmae.data.classes import split_by_class
-from fcmae.data.labelled import Labelled
+from fcmae.data.images import Labelled
 from fcmae.data.once import Reader
 
 Features = tuple[np.ndarray, np.ndarray]

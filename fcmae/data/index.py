@@ -150,6 +150,21 @@ class ImageIndex:
         return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()
 
 
+def load_lists(*files: Path) -> list[ImageIndex]:
+    """Read the lists that a run keeps in these files; none where it keeps none, as of data known by name.
+
+    Raises:
+        UserError: a file is damaged, or only some are there
+    """
+    return [ImageIndex.load(file) for file in files] if files[0].exists() else []
+
+
+def save_lists(lists: list[ImageIndex], *files: Path) -> None:
+    """Write lists, if there are any, each to its file."""
+    for index, file in zip(lists, files, strict=bool(lists)):
+        index.save(file)
+
+
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both byte orders, and of BigTIFF
 _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 

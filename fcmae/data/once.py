@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcmae.core.distributed import current_world
-from fcmae.data.dataset import ImageSource, Item, Loader, collate
+from fcmae.data.dataset import Item, Loader, collate
 from fcmae.data.decode import BrokenImage
+from fcmae.data.images import ImageSource
 from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
 
 NOTHING = -1  # number of a row that holds no image

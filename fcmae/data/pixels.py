@@ -29,8 +29,8 @@ def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, flo
     deep = [number for number in numbers if _may_be_deep(index.path(number))]
     if not deep and channels in (1, 3):
         return
-    from fcmae.data.dataset import FolderSource
     from fcmae.data.decode import read_array
+    from fcmae.data.images import FolderSource
 
     FolderSource(index, channels, value_range).check()
     if value_range is not None:

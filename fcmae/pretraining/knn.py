@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcmae.data.config import CROP_PCT
+from fcmae.data.config import CROP_PCT, VAL_FRACTION
 from fcmae.data.dataset import choose_workers
 from fcmae.data.features import extract_features, knn_accuracy
-from fcmae.data.labelled import open_splits
 from fcmae.data.once import Reader, share_of_batch
+from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.model import FCMAE
-from fcmae.pretraining.prepare import VAL_FRACTION
 
 MOST_IMAGES = 10_000  # of each split: enough to watch by, and quick
 
@@ -44,15 +43,10 @@ class Probe:
         workers = choose_workers(device, config.images.workers)
         share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
         self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
-        self.splits = open_splits(
-            config.probe_data,
-            len(mean),
-            image_size[0],
-            data_root=config.data_root,
-            val_fraction=VAL_FRACTION,
-            seed=0,
-            value_range=config.images.value_range,
+        options = SourceOptions(
+            len(mean), image_size[0], config.images.value_range, config.data_root, VAL_FRACTION, seed=0
         )
+        self.splits = open_splits(config.probe_data, options)
 
     def accuracy(self, model: FCMAE) -> float:
         """Top-1 in percent; every process of the run calls it and returns the same."""

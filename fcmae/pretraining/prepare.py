@@ -4,11 +4,10 @@ from dataclasses import asdict
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
-from fcmae.data.classes import find_classes
-from fcmae.data.config import DIGITS, NUM_DIGITS
-from fcmae.data.index import ImageIndex
-from fcmae.data.names import is_folder, short_name
+from fcmae.data.config import VAL_FRACTION
+from fcmae.data.index import load_lists, save_lists
 from fcmae.data.pixels import check_pixels
+from fcmae.data.sources import find_opener
 from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
 from fcmae.engine.run_folder import RunFolder
 from fcmae.models.geometry import count_visible, patch_grid, total_stride
@@ -16,14 +15,12 @@ from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.config import VOLATILE, PretrainConfig
 
-VAL_FRACTION = 0.2  # of probe data in one tree
-
 
 def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
     """Check the settings, list the images, and acquire the run folder.
 
     Nothing here imports torch before images have to be looked at (see `check_pixels`), so that a wrong path
-    or size is reported in a second. The folder's list of images is kept in the run: a resumed run sees the
+    or size is reported in a second. A folder's list of images is kept in the run: a resumed run sees the
     same images, whatever has been added since.
 
     Args:
@@ -36,46 +33,32 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
     check_ranges(config.seed, config.network.drop_path_rate)
     check_parts(config)
     check_device(config.device)
-    if config.probe_data is not None and is_folder(config.probe_data):
-        find_classes(config.probe_data, VAL_FRACTION, seed=0)
+    if config.probe_data is not None:
+        find_opener(config.probe_data).list_splits(VAL_FRACTION, seed=0)
+    data = find_opener(config.data)
     if config.out:
         run = RunFolder(config.out)
     else:
-        name = f"{short_name(config.data)}-{config.model}"
+        name = f"{data.name}-{config.model}"
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
-    index = list_images(config, run) if is_folder(config.data) else None
-    if index is not None:
-        num_images = len(index)
-    else:  # what a name stands for is known when it is opened
-        num_images = NUM_DIGITS if config.data == DIGITS else config.batch_size
+    kept = load_lists(run.images) if run.started else []
+    lists = kept or data.list_images()
+    num_images = next(iter(data.counts(lists)), config.batch_size)  # else known when the data is opened
     if config.batch_size > num_images:
         raise UserError(
             f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
             f"choose --batch-size {num_images} or less"
         )
     check_checkpoints(run)
-    if index is not None and not run.started:
-        check_pixels(index, config.network.in_chans, config.images.value_range)
+    if lists and not run.started:
+        check_pixels(lists[0], config.network.in_chans, config.images.value_range)
     if not acquire:
         run.check(asdict(config), VOLATILE, resume=config.loop.resume)
         return run
-    resumed = run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
-    if index is not None and not (resumed and run.images.exists()):
-        index.save(run.images)
+    run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
+    if not kept:
+        save_lists(lists, run.images)
     return run
-
-
-def list_images(config: PretrainConfig, run: RunFolder) -> ImageIndex:
-    """The images of the run: its own list where it has one, else what the folder holds now.
-
-    Raises:
-        UserError: no such folder, or no image in it that looks like one
-    """
-    if run.started and run.images.exists():
-        return ImageIndex.load(run.images)
-    index = ImageIndex.scan(config.data)
-    index.check_headers()
-    return index
 
 
 def check_geometry(config: PretrainConfig) -> None:

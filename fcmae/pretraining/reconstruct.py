@@ -13,7 +13,8 @@ from torch import Tensor
 from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import read_settings
-from fcmae.data.dataset import FolderSource, ImageDataset
+from fcmae.data.dataset import ImageDataset
+from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float
 from fcmae.engine.checkpoint import Checkpoints

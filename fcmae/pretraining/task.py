@@ -13,21 +13,10 @@ from torch import Tensor
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
-from fcmae.data.config import DIGITS
-from fcmae.data.dataset import (
-    ArraySource,
-    Batch,
-    FolderSource,
-    ImageDataset,
-    ImageSource,
-    choose_workers,
-    make_loader,
-)
-from fcmae.data.digits import load_digits_images
-from fcmae.data.index import ImageIndex
-from fcmae.data.labelled import from_timm
-from fcmae.data.names import TIMM, full_name
+from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
+from fcmae.data.index import load_lists
 from fcmae.data.sampler import StepSampler
+from fcmae.data.sources import SourceOptions, open_source
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.progress import Summary
@@ -66,7 +55,7 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
 
 
 class PretrainTask(Task):
-    """FCMAE on a folder of images, or on the built-in digits.
+    """FCMAE on images without labels.
 
     Args:
         config: the run's settings
@@ -82,7 +71,14 @@ class PretrainTask(Task):
         self.mean, self.std = channel_statistics(
             config.network.in_chans, config.images.mean, config.images.std
         )
-        self.source = self._open_source()
+        options = SourceOptions(
+            config.network.in_chans,
+            self.model.image_size[0],
+            config.images.value_range,
+            config.data_root,
+            lists=load_lists(run.images),
+        )
+        self.source = open_source(config.data, options)
         augment = random_crop_flip(
             self.model.image_size, config.images.crop_scale, config.images.hflip, config.images.vflip
         )
@@ -141,18 +137,6 @@ class PretrainTask(Task):
         generator = torch.Generator().manual_seed(self.config.seed)
         draw_reconstructions(self.model, images, self.mean, self.std, self.run.reconstructions, generator)
         export_encoder(self.model, self.config, self.mean, self.std, self.run.encoder)
-
-    def _open_source(self) -> ImageSource:
-        in_chans = self.config.network.in_chans
-        if self.config.data == DIGITS:
-            images, _ = load_digits_images(self.model.image_size[0], in_chans)
-            return ArraySource(images, "digit")
-        name = full_name(self.config.data)
-        if name.startswith(TIMM):
-            return from_timm(name.removeprefix(TIMM), self.config.data_root, "train", in_chans).source
-        source = FolderSource(ImageIndex.load(self.run.images), in_chans, self.config.images.value_range)
-        source.check()
-        return source
 
 
 def augment_and_mask(

@@ -2,6 +2,7 @@
 
 from fcmae.core.distributed import from_rank_zero, joined
 from fcmae.core.settings import Parser, settings_parser, to_settings
+from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.prepare import prepare
@@ -47,7 +48,7 @@ def with_default_recipe(argv: list[str]) -> list[str]:
     Raises:
         UserError: --config names neither a file nor a recipe
     """
-    default = "digits" if option_value(argv, "--data") in (None, "digits") else "small_folder"
+    default = find_opener(option_value(argv, "--data") or FinetuneConfig.data).recipe or "small_folder"
     complete = with_recipe(argv, "fcmae.finetune", default)
     if option_value(argv, "--config"):
         return complete

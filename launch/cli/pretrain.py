@@ -2,6 +2,7 @@
 
 from fcmae.core.distributed import from_rank_zero, joined
 from fcmae.core.settings import Parser, settings_parser, to_settings
+from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.recipes import option_value, recipe_names, with_recipe
 from fcmae.launch.cli.report import announce, print_broken, print_stopped
@@ -33,7 +34,7 @@ def read(argv: list[str]) -> PretrainConfig:
     Raises:
         UserError: an unknown option, a value of the wrong type or a recipe that is not there
     """
-    default = "digits" if option_value(argv, "--data") in (None, "digits") else "folder"
+    default = find_opener(option_value(argv, "--data") or PretrainConfig.data).recipe or "folder"
     return to_settings(PretrainConfig, make_parser().read(with_recipe(argv, "fcmae.pretraining", default)))
 
 

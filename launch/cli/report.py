@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
-from fcmae.data.config import DIGITS, NUM_DIGITS
-from fcmae.data.index import ImageIndex
+from fcmae.data.index import load_lists
+from fcmae.data.sources import find_opener
 
 if TYPE_CHECKING:
     from fcmae.engine.progress import Summary
@@ -25,10 +25,8 @@ def announce(task: str, config: Any, lists: list[Path], run: "RunFolder") -> Non
     Raises:
         UserError: a list that is damaged, or a device that is not there
     """
-    counts = [str(len(ImageIndex.load(path))) for path in lists if path.exists()]
-    if config.data == DIGITS:
-        counts = [str(NUM_DIGITS)]
-    images = f"{' + '.join(counts)} images of {config.data}" if counts else config.data
+    counts = find_opener(config.data).counts(load_lists(*lists))
+    images = f"{' + '.join(map(str, counts))} images of {config.data}" if counts else config.data
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     device, processes = pick_device(config.device), current_world().size

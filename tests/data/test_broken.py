@@ -10,7 +10,7 @@ import torch
 
 from fcmae.core.distributed import joined
 from fcmae.data.broken import BrokenList, count_broken
-from fcmae.data.dataset import ArraySource, FolderSource
+from fcmae.data.images import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
 
 SOURCE = ArraySource(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), "image")

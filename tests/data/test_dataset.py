@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
-from fcmae.data.dataset import ArraySource, Batch, FolderSource, ImageDataset, choose_workers, make_loader
+from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader, seeded
 from fcmae.data.decode import BrokenImage
+from fcmae.data.images import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import random_crop_flip
@@ -132,25 +133,11 @@ def test_a_hundred_broken_images_in_a_row_end_the_run_in_one_line(workers: int) 
     )
 
 
-def test_the_check_finds_the_one_readable_image_and_names_the_first_error(folder: Path) -> None:
-    source = FolderSource(ImageIndex.scan(folder), 3)
-    for name in sorted(folder.iterdir())[:-1]:
-        name.write_bytes(b"not an image")
-    source.check()
-    (folder / f"{N - 1}.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"no readable image among the 20 tried of 20 .*00\.png: not an"):
-        source.check()
-
-
-def test_the_check_of_channels_says_what_is_wrong(folder: Path) -> None:
-    with pytest.raises(UserError, match="no transparency"):
-        FolderSource(ImageIndex.scan(folder), 4).check()
-
-
 SIGNALLED = """
 import os, sys, torch
 from multiprocessing import active_children
 from fcmae.data.dataset import *
+from fcmae.data.images import ArraySource
 from fcmae.data.sampler import StepSampler
 dataset = ImageDataset(ArraySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), lambda image: image, 0)
 batches = iter(make_loader(dataset, StepSampler(4, 2, 0, total_steps=10**6), 1, torch.device("cpu")))
@@ -198,3 +185,33 @@ def test_batches_reach_a_gpu_through_pinned_memory(folder: Path) -> None:
     assert all(batch.data.is_pinned() for batch in arrived)
     moved = [batch.to(torch.device("cuda")) for batch in arrived]
     assert torch.equal(pixels(moved).cpu(), pixels(batches(folder)))
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_numbers_depend_on_the_key_alone() -> None:
+    with seeded(1, 2, 3):
+        first = draw()
+    draw()
+    with seeded(1, 2, 3):
+        assert draw() == first
+    for key in ((1, 2, 4), (1, 3, 3), (2, 2, 3), (3, 2, 1)):
+        with seeded(*key):
+            assert all(ours != other for ours, other in zip(draw(), first, strict=True))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_generators_go_on_as_if_nothing_had_been_drawn(fails: bool) -> None:
+    with seeded(5):
+        expected = draw()
+    with seeded(5):
+        try:
+            with seeded(6):
+                draw()
+                if fails:
+                    raise RuntimeError
+        except RuntimeError:
+            pass
+        assert draw() == expected

@@ -8,7 +8,7 @@ from PIL import Image
 
 import fcmae.data.once
 from fcmae.core.distributed import World
-from fcmae.data.dataset import FolderSource
+from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.once import Reader
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
-from fcmae.data.sampler import Key, StepSampler, training_sampler
-from fcmae.engine.config import OptimConfig
+from fcmae.data.sampler import Key, StepSampler
 
 
 def joined(parts: Iterable[list[Key]]) -> list[Key]:
@@ -82,8 +80,5 @@ def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
 
 def test_a_training_takes_the_batches_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcmae.data.sampler.current_world", lambda: World(rank=1, size=3))
-    config = SimpleNamespace(batch_size=12, seed=7, optim=OptimConfig(accumulation_steps=2))
-    ours = training_sampler(config, 50, 3, 9)
-    assert list(ours) == list(
-        StepSampler(50, 12, 7, start_step=3, total_steps=9, accumulation_steps=2, rank=1, world=3)
-    )
+    ours = StepSampler(50, 12, 7, total_steps=9, accumulation_steps=2)
+    assert list(ours) == list(StepSampler(50, 12, 7, total_steps=9, accumulation_steps=2, rank=1, world=3))

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from fcmae.core.errors import UserError
-from fcmae.data.seeding import seeded
+from fcmae.data.dataset import seeded
 from fcmae.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -10,8 +10,8 @@ from timm.data import create_transform
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
-from fcmae.data.dataset import ArraySource, ImageDataset
-from fcmae.data.seeding import seeded
+from fcmae.data.dataset import ImageDataset, seeded
+from fcmae.data.images import ArraySource
 from fcmae.finetune.augment import auto_augment, mixing, random_erasing, training_transform
 from fcmae.finetune.config import AugmentConfig
 

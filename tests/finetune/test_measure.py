@@ -10,9 +10,8 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 import fcmae.data.once
 from fcmae.core.distributed import World
 from fcmae.data.broken import BrokenList
-from fcmae.data.dataset import ArraySource
 from fcmae.data.decode import BrokenImage
-from fcmae.data.labelled import Labelled
+from fcmae.data.images import ArraySource, Labelled
 from fcmae.data.once import Reader
 from fcmae.finetune.measure import Scores, measure
 

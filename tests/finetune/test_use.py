@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from fcmae import create_model
 from fcmae.core.errors import UserError
-from fcmae.data.digits import load_digits_images
+from fcmae.data.sources.digits import load_digits_images
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import AugmentConfig, FinetuneConfig
 from fcmae.finetune.evaluate import evaluate

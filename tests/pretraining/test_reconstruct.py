@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.io import decode_image
 
-from fcmae.data.dataset import ArraySource, ImageDataset
+from fcmae.data.dataset import ImageDataset
+from fcmae.data.images import ArraySource
 from fcmae.pretraining import reconstruct
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE

@@ -1,24 +1,28 @@
-"""Labelled images from timm's factory and the digits: the right label beside each image."""
+"""Labelled images from timm's factory: the right label beside each image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
-from fcmae.data.labelled import from_timm, open_splits, split_digits
+from fcmae.data.images import Labelled
+from fcmae.data.sources import SourceOptions, open_splits
+from fcmae.data.sources.timm import TimmOpener
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def open_split(name: str, split: str, root: str = "", channels: int = 3) -> Labelled:
+    return TimmOpener(f"timm:{name}").open_split(split, SourceOptions(channels, size=8, root=root))
 
 
 @pytest.fixture
@@ -35,9 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_timm_s_factory_by_name(root: Path, channels: int) -> None:
-    train, val = open_splits(
-        "timm:torch/image_folder", channels, 8, data_root=str(root), val_fraction=0.2, seed=0
-    )
+    train, val = open_splits("timm:torch/image_folder", SourceOptions(channels, 8, root=str(root)))
     assert train.classes == val.classes == ["dark", "light"]
     for i, label in enumerate(train.labels.tolist()):
         image = train.source.read(i)
@@ -46,22 +48,10 @@ def test_timm_s_factory_by_name(root: Path, channels: int) -> None:
     assert train.source.name(4) == str(root / "train" / "light" / "1.png")
 
 
-def test_a_folder_s_value_range_is_that_of_the_settings(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(2):
-            np.save(tmp_path / name / f"{i}.npy", np.full((4, 4), 4095, np.uint16))
-    options: dict[str, Any] = {"data_root": "", "val_fraction": 0.5, "seed": 0}
-    for data in open_splits(str(tmp_path), 1, 4, value_range=(0, 4095), **options):
-        assert int(data.source.read(0).min()) == 255
-    for data in open_splits(str(tmp_path), 1, 4, **options):
-        assert int(data.source.read(0).max()) == 16
-
-
 @pytest.mark.parametrize("name", ["torch/image_folder", "folder"])
 def test_a_broken_image_of_timm_s_costs_one_image(root: Path, name: str) -> None:
     (root / "train" / "dark" / "1.png").write_bytes(b"broken")
-    train = from_timm(name, str(root), "train", 3)
+    train = open_split(name, "train", root=str(root))
     assert train.classes == ["dark", "light"]
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(BrokenImage, match=r"dark/1\.png"):
@@ -72,7 +62,7 @@ def test_a_broken_image_of_timm_s_costs_one_image(root: Path, name: str) -> None
 @pytest.mark.parametrize("name", ["torch/image_folder", "folder"])
 def test_training_images_are_not_measured_on(root: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"6 of the 6 validation images in .*train are training images too"):
-        open_splits(f"timm:{name}", 3, 8, data_root=str(root / "train"), val_fraction=0.2, seed=0)
+        open_splits(f"timm:{name}", SourceOptions(3, 8, root=str(root / "train")))
 
 
 class Table(Dataset[Any]):
@@ -117,49 +107,39 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[dict[str, A
 
 def test_labels_and_names_of_classes_are_taken_from_timm_s_reader(factory: Any) -> None:
     factory(Table([1, 0, 1]))
-    data = from_timm("hfds/name", None, "train", 3)
+    data = open_split("hfds/name", "train")
     assert data.labels.tolist() == [1, 0, 1]
     assert data.classes == ["cat", "dog"]
     factory(Table(["dog", "cat"]))
     with pytest.raises(UserError, match="no labels that are numbers"):
-        from_timm("hfds/name", None, "train", 3)
+        open_split("hfds/name", "train")
 
 
 def test_test_stands_in_for_a_validation_split_that_is_not_there(factory: Any) -> None:
     calls = factory(Table([1, 0, 1]))
-    from_timm("hfds/name", None, "validation", 3)
+    open_split("hfds/name", "validation")
     assert [call["split"] for call in calls] == ["validation", "test"]
 
 
 def test_streams_are_refused(factory: Any) -> None:
     factory(Stream())
     with pytest.raises(UserError, match="wds/name is a stream"):
-        from_timm("wds/name", None, "train", 3)
+        open_split("wds/name", "train")
 
 
-def test_only_the_main_process_downloads_and_opens_it_once(
-    factory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_rank_zero_downloads_and_opens_it_once(factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = factory(Table([1, 0]))
-    from_timm("torch/name", None, "train", 3)
+    open_split("torch/name", "train")
     assert [call["download"] for call in calls] == [True]
-    monkeypatch.setattr("fcmae.data.labelled.from_rank_zero", lambda make: None)  # as in the other processes
-    from_timm("torch/name", None, "train", 3)
+    monkeypatch.setattr(
+        "fcmae.data.sources.timm.from_rank_zero", lambda make: None
+    )  # as in the other processes
+    open_split("torch/name", "train")
     assert [call["download"] for call in calls] == [True, False]
 
 
 def test_names_that_timm_cannot_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torch/nothing .* cannot be read"):
-        from_timm("torch/nothing", str(tmp_path), "train", 3)
+        open_split("torch/nothing", "train", root=str(tmp_path))
     with pytest.raises(UserError, match="1, 3 or 4 channels, not 2"):
-        from_timm("torch/cifar10", str(tmp_path), "train", 2)
-
-
-def test_the_digits_are_split_without_overlap() -> None:
-    train, val = split_digits(8, 1, 0.2, seed=0)
-    assert len(train.labels) + len(val.labels) == 1797
-    names = [data.source.name(i) for data in (train, val) for i in range(len(data.labels))]
-    assert len(set(names)) == 1797
-    shares = np.bincount(val.labels) / (np.bincount(train.labels) + np.bincount(val.labels))
-    assert shares == pytest.approx(0.2, abs=0.01)
-    assert torch.equal(val.source.read(0), val.select(np.array([0])).source.read(0))
+        open_split("torch/cifar10", "train", root=str(tmp_path), channels=2)
