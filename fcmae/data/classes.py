@@ -12,6 +12,7 @@ from PIL import Image
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
+from fcmae.data.suffixes import find_format
 
 logger = logging.getLogger(__name__)
 TRAIN_NAMES = ("train", "training")
@@ -157,8 +158,8 @@ def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether an image decodes; formats that Pillow knows nothing of are given the benefit of the doubt."""
-    if path.suffix.lower() in (".npy", ".tif", ".tiff"):
+    """Tell whether an image decodes; what Pillow may know nothing of is given the benefit of the doubt."""
+    if find_format(path).may_be_deep:
         return path.stat().st_size > 0
     try:
         with Image.open(path) as image:

@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
+from fcmae.data.suffixes import MAX_PIXELS, TIFF, check_size, find_format, pillow_formats
+
 ValueRange = tuple[float, float]
 
 _TORCHVISION_MODES = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB, 4: ImageReadMode.RGB_ALPHA}
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Without a list, Pillow takes seconds to load its many obscure formats when it meets the first broken file.
-_PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", WebPImageFile.format, TiffImageFile.format)
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of more than 8 bits, all grey
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _JPEG_SEGMENTS = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # what may come before: tables, metadata
@@ -50,7 +47,7 @@ def read_image(
     from 0..1.
 
     Args:
-        path: .jpg, .png, .webp, .bmp, .tif or .npy; pictures are told by content, not by name
+        path: a file of one of `SUFFIXES`; which kind of picture it is, is told by its content
         channels: number of channels of the result
         value_range: values of 16-bit, integer and float images that become 0 and 255; others are clipped
         max_pixels: images of more pixels are refused before they are decoded
@@ -77,7 +74,7 @@ def read_array(path: Path, channels: int, max_pixels: int = MAX_PIXELS) -> np.nd
     Raises:
         Exception: whatever the decoder of a damaged file raises
     """
-    return (_read_npy if path.suffix.lower() == ".npy" else _read_picture)(path, channels, max_pixels)
+    return (find_format(path).read or _read_picture)(path, channels, max_pixels)
 
 
 def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
@@ -85,16 +82,16 @@ def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     data = np.fromfile(path, np.uint8)  # torchvision takes no name that is not UTF-8
     jpeg_size = _jpeg_size(data.data)
     if jpeg_size is not None and channels in (1, 3):
-        _check_size(jpeg_size, max_pixels)
+        check_size(jpeg_size, max_pixels)
         with suppress(RuntimeError):  # Pillow says better what is wrong
             return _read_with_torchvision(data, channels)
     try:
-        image: Image.Image = Image.open(io.BytesIO(data.data), formats=_PILLOW_FORMATS)  # only the header
+        image: Image.Image = Image.open(io.BytesIO(data.data), formats=pillow_formats())  # only the header
     except Image.UnidentifiedImageError:
-        if path.suffix.lower() in (".tif", ".tiff"):
+        if find_format(path).pillow == TIFF.pillow:
             return _read_with_tifffile(path, max_pixels)
         raise ValueError("not an image, or damaged in its first bytes") from None
-    _check_size(image.size, max_pixels)
+    check_size(image.size, max_pixels)
     if _is_deep_colour_tiff(image):
         return _read_with_tifffile(path, max_pixels)
     if _suits_torchvision(image, channels):
@@ -159,7 +156,7 @@ def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.
 
 def _read_page(image: Image.Image, page: int, max_pixels: int) -> np.ndarray:
     image.seek(page)
-    _check_size(image.size, max_pixels)
+    check_size(image.size, max_pixels)
     return np.asarray(image)
 
 
@@ -175,26 +172,10 @@ def _read_with_tifffile(path: Path, max_pixels: int) -> np.ndarray:
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
         sides = series.axes.index("Y"), series.axes.index("X")
-        _check_size((series.shape[sides[1]], series.shape[sides[0]]), max_pixels)
+        check_size((series.shape[sides[1]], series.shape[sides[0]]), max_pixels)
         if series.ndim > 3:
             raise ValueError(f"has axes {series.axes} of {series.shape}, only one besides Y and X is read")
         return np.moveaxis(series.asarray(), sides, (0, 1))
-
-
-def _read_npy(path: Path, channels: int, max_pixels: int) -> np.ndarray:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a false header allocates nothing
-    if array.ndim not in (2, 3):
-        raise ValueError(f"has shape {array.shape}: (H, W) or (H, W, C) is read")
-    _check_size((array.shape[1], array.shape[0]), max_pixels)
-    return array
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ValueError(f"has {width} x {height} pixels, more than the {max_pixels} allowed")
-    if width * height == 0:
-        raise ValueError(f"has no pixels ({width} x {height})")
 
 
 def _to_tensor(array: np.ndarray, channels: int, value_range: ValueRange | None) -> Tensor:

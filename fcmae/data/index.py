@@ -20,16 +20,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
+from fcmae.data.suffixes import CONVERT, SUFFIXES, UNREAD, find_format
 
 logger = logging.getLogger(__name__)
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
-# Images that are not read: of phones and the web, of cameras, of microscopes and scanners.
-UNREAD = (
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".gif", ".svg", ".psd", ".tga", ".ppm", ".pgm", ".exr",
-    ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
-    ".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".mrxs", ".dcm", ".fits",
-)  # fmt: skip
-CONVERT = "convert them to JPEG, PNG, TIFF or .npy"
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
 
@@ -81,7 +74,7 @@ class ImageIndex:
         if len(index) == 0:
             remedy = f"; {CONVERT} ({passed_over})" if passed_over else ""
             raise UserError(
-                f"{root} holds no image: looked in all its folders for {' '.join(EXTENSIONS)}{remedy}"
+                f"{root} holds no image: looked in all its folders for {' '.join(SUFFIXES)}{remedy}"
             )
         if passed_over and current_world().is_rank_zero:
             logger.warning("%s: passed over %s; %s to have them read", root, passed_over, CONVERT)
@@ -180,14 +173,15 @@ def _check_folder(root: Path) -> None:
 
 
 def _has_header(path: Path) -> bool:
-    """Whether a file begins as an image does. Pillow knows no TIFF of, say, 12 channels; tifffile does."""
+    """Tell whether a file begins as an image does. Pillow knows no TIFF of 12 channels; tifffile does."""
+    known = find_format(path)
     try:
-        if path.suffix.lower() == ".npy":
-            np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            with path.open("rb") as file:
-                if file.read(4) not in _TIFF_STARTS:
-                    Image.open(file).close()
+        with path.open("rb") as file:
+            start = file.read(max(4, len(known.magic)))
+            if known.read is not None:
+                return bool(start) and start.startswith(known.magic)
+            if start not in _TIFF_STARTS:
+                Image.open(file).close()
         return True
     except (OSError, ValueError, EOFError):
         return False
@@ -243,12 +237,13 @@ def _walk(
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{root / folder} cannot be listed ({error.strerror}): make it readable") from None
+    read = tuple(SUFFIXES)
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             yield from _walk(root, f"{folder}{entry.name}/", folders, seen, passed_over)
-        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+        elif entry.name.lower().endswith(read) and entry.is_file():
             yield folder + entry.name
         elif entry.name.lower().endswith(UNREAD):
             passed_over[Path(entry.name).suffix.lower()] += 1
@@ -260,9 +255,11 @@ def _cache_file(root: Path) -> Path:
 
 
 def _read_cache(root: Path) -> ImageIndex | None:
-    """The cached list, if no folder that it was made from has changed since."""
+    """Return the cached list, if it was made of the same suffixes and no folder of it has changed since."""
     try:
         with np.load(_cache_file(root), allow_pickle=False) as file:
+            if file["suffixes"].tolist() != list(SUFFIXES):
+                return None
             folders = file["folders"].tobytes().split(b"\0")
             changed = [os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns for folder in folders]
             if changed != file["changed"].tolist():
@@ -284,6 +281,7 @@ def _write_cache(index: ImageIndex, folders: dict[str, int]) -> None:
                 file,
                 names=index.names,
                 offsets=index.offsets,
+                suffixes=np.array(list(SUFFIXES)),
                 passed_over=np.array(json.dumps(index.passed_over)),
                 folders=np.frombuffer(b"\0".join(map(os.fsencode, folders)), np.uint8),
                 changed=np.array(list(folders.values()), np.int64),

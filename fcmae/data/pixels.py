@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
+from fcmae.data.suffixes import find_format
 
 TRIES = 8
 USED = 0.25  # share of the range of 16-bit values below which an image would lose what it shows
@@ -51,8 +52,8 @@ def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, flo
 
 
 def _may_be_deep(path: Path) -> bool:
-    """Whether a file may hold more than 8 bits a value, by its name and, of a PNG, by its header."""
-    if path.suffix.lower() in (".npy", ".tif", ".tiff"):
+    """Tell whether a file may hold more than 8 bits a value, by its name and, of a PNG, by its header."""
+    if find_format(path).may_be_deep:
         return True
     with suppress(OSError), path.open("rb") as file:
         header = file.read(25)
