@@ -16,7 +16,8 @@ from multiprocessing import get_context
 import torch
 
 from fcmae import create_model
-from fcmae.models.kernels.selftest import Call, prepare
+from fcmae.models.kernels.calls import Call, record_calls
+from fcmae.models.kernels.selftest import prepare, tile_of
 from fcmae.pretraining.model import FCMAE
 
 Job = tuple[Call, torch.dtype]  # the type is of the parameters
@@ -38,9 +39,10 @@ def main() -> None:
 def jobs(model: str, image_size: int) -> list[Job]:
     """What a network calls in pre-training and in fine-tuning, the longest to compile first."""
     with torch.device("meta"):
-        calls = FCMAE(model, image_size).kernel_calls()
-        calls += create_model(model).kernel_calls((image_size, image_size))
-    calls = sorted((call for call in calls if call.tile), key=lambda call: call.tile, reverse=True)
+        images = torch.empty(1, 3, image_size, image_size)
+        examples = [*FCMAE(model, image_size).examples(), (create_model(model), (images,))]
+    calls = [call for module, args in examples for call in record_calls(module, *args)]
+    calls = sorted((call for call in calls if tile_of(call)), key=tile_of, reverse=True)
     return [(call, dtype) for call in dict.fromkeys(calls) for dtype in (torch.float32, torch.bfloat16)]
 
 

@@ -29,7 +29,7 @@ from fcmae.finetune.measure import measure
 from fcmae.finetune.network import build_network, save_network
 from fcmae.finetune.prepare import check_batch
 from fcmae.models.convnext import ConvNeXt
-from fcmae.models.kernels.selftest import Call
+from fcmae.models.kernels.selftest import Example
 
 
 def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
@@ -91,8 +91,10 @@ class FinetuneTask(Task):
         share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
         self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
 
-    def kernel_calls(self) -> list[Call]:
-        return self.model.kernel_calls(self.config.size) if isinstance(self.model, ConvNeXt) else []
+    def examples(self) -> list[Example]:
+        if not isinstance(self.model, ConvNeXt):
+            return []
+        return [(self.model, (torch.empty(1, self.config.in_chans, *self.config.size, device="meta"),))]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from fcmae.models.geometry import check_image_size, stage_strides
 from fcmae.models.kernels.choice import autocast_type
 from fcmae.models.kernels.pointwise import pointwise
-from fcmae.models.kernels.selftest import Call
 from fcmae.models.layouts.base import Layout
 from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.sizes import Size, find_size
@@ -109,12 +108,6 @@ class Block(nn.Module):
             survival = branch.new_empty(layout.batch_size(x), 1).bernoulli_(keep) / keep
             branch = branch * layout.spread(survival, branch)
         return x + branch
-
-    def kernel_calls(self, height: int, width: int, tiles: bool = False) -> list[Call]:
-        """What the block asks of `fcmae.models.kernels` for dense maps, or tiles, of so many positions."""
-        channels = self.dwconv.in_channels
-        calls = [Call("depthwise_tiles" if tiles else "depthwise_map", height, width, channels)]
-        return calls if self.grn is None else [*calls, Call("gelu_grn", 1, 1, 4 * channels)]
 
     def _bottleneck(self, x: Tensor, layout: Layout) -> Tensor:
         """All that works on one position at a time, but for GRN's norm: (..., C) to (..., C)."""
@@ -221,17 +214,6 @@ class ConvNeXt(nn.Module):
             return self.forward_stages(images)
         logits: Tensor = self.head(self.norm(self.forward_features(images).mean((2, 3))))
         return logits
-
-    def kernel_calls(self, image_size: tuple[int, int], tiles: bool = False) -> list[Call]:
-        """What the network asks of the kernels for images of a size: of all, or of visible tiles."""
-        height, width = image_size
-        calls = []
-        for stage, blocks in enumerate(self.stages.children()):
-            stride = self.stride >> (3 - stage)
-            side = (8 >> stage, 8 >> stage) if tiles else (height // stride, width // stride)
-            for block in blocks.modules():
-                calls += block.kernel_calls(*side, tiles) if isinstance(block, Block) else []
-        return list(dict.fromkeys(calls))
 
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for so many classes, as timm's networks have it; 0 leaves the head out.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fcmae.models.kernels.selftest import Call
+from fcmae.models.kernels.selftest import Example
 
 
 class Task(ABC):
@@ -23,8 +23,11 @@ class Task(ABC):
     model: nn.Module
     steps_per_epoch: int
 
-    def kernel_calls(self) -> list[Call]:
-        """What the model asks of `fcmae.models.kernels`: tried on the device before a run trusts it."""
+    def examples(self) -> list[Example]:
+        """Return modules and arguments without data whose forward passes call all kernels that a run needs.
+
+        The kernels of `fcmae.models.kernels` are tested on the device before a run trusts them.
+        """
         return []
 
     @abstractmethod

@@ -95,7 +95,7 @@ class Trainer:
         self.task.model.to(self.device)
         self.precision = choose_precision(self.config.loop.precision, self.device)
         dtype = AUTOCAST_DTYPES.get(self.precision, torch.float32)
-        self_test(self.device, dtype, self.task.kernel_calls())
+        self_test(self.device, dtype, self.task.examples())
         if self.config.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
             self.task.model.compile(dynamic=False)

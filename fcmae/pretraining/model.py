@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fcmae.models.convnext import Block, create_model, init_weights
 from fcmae.models.geometry import count_visible, patch_grid
-from fcmae.models.kernels.selftest import Call
+from fcmae.models.kernels.selftest import Example
 from fcmae.models.layouts import find_layout
 from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.mask import Mask
@@ -138,15 +138,6 @@ class FCMAE(nn.Module):
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
         return (error * hidden).sum() / hidden.sum()
 
-    def kernel_calls(self) -> list[Call]:
-        """What the model asks of `fcmae.models.kernels`."""
-        blocks = [block for block in self.decoder.modules() if isinstance(block, Block)]
-        calls = [call for block in blocks for call in block.kernel_calls(*self.grid)]
-        if self.layout.__name__ != "MinkowskiLayout":
-            tiles = self.layout.__name__ == "TilesLayout"
-            calls += self.encoder.kernel_calls(self.image_size, tiles=tiles)
-        return list(dict.fromkeys(calls))
-
     def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.
 
@@ -163,6 +154,18 @@ class FCMAE(nn.Module):
             patches = patches * std + mean
         patches = torch.where(hidden[..., None] != 0, patches, target)
         return unpatchify(patches, self.patch_size, self.image_size)
+
+    def examples(self) -> list[Example]:
+        """Return modules and arguments without data whose forward passes call all kernels of a step.
+
+        Where the layout needs data, these are the decoder's blocks alone.
+        """
+        if self.layout.needs_data:
+            x = torch.empty(1, *self.grid, self.proj.out_channels, device="meta")
+            return [(block, (x, DenseLayout())) for block in self.decoder]
+        images = torch.empty(1, self.in_chans, *self.image_size, device="meta")
+        visible = torch.empty(1, self.num_visible, dtype=torch.int64, device="meta")
+        return [(self, (images, Mask(visible, self.grid)))]
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

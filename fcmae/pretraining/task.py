@@ -23,7 +23,7 @@ from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
-from fcmae.models.kernels.selftest import Call
+from fcmae.models.kernels.selftest import Example
 from fcmae.models.mask import Mask
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.export import export_encoder
@@ -92,9 +92,12 @@ class PretrainTask(Task):
             Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
         )
 
-    def kernel_calls(self) -> list[Call]:
-        probing = self.model.encoder.kernel_calls(self.model.image_size) if self.probe else []
-        return self.model.kernel_calls() + probing
+    def examples(self) -> list[Example]:
+        examples = self.model.examples()
+        if self.probe is not None:
+            images = torch.empty(1, self.model.in_chans, *self.model.image_size, device="meta")
+            examples.append((self.model.encoder, (images,)))
+        return examples
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return parameter_groups(self.model, weight_decay)

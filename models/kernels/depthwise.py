@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fcmae.models.kernels.calls import note
 from fcmae.models.kernels.choice import Impl, autocast_type, use_triton
 
 LARGEST_TILE = 8  # side that the Triton kernels take
@@ -35,6 +36,7 @@ def depthwise_tiles(
             halo; T * p * p stands for a zero
         impl: see `fcmae.models.kernels.choice`
     """
+    note("depthwise_tiles", x, x.shape[-3], x.shape[-2])
     x = _as_autocast(x)
     if use_triton(impl, x, _refusal(x.shape[-2], weight.shape[-1])):
         from fcmae.models.kernels.depthwise_triton import depthwise
@@ -53,6 +55,7 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
         bias: (C,)
         impl: see `fcmae.models.kernels.choice`
     """
+    note("depthwise_map", x, x.shape[1], x.shape[2])
     side = map_tile(x.shape[1], x.shape[2])
     refusal = _refusal(side, weight.shape[-1])
     if side == 0:

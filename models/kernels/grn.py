@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fcmae.models.kernels.calls import note
 from fcmae.models.kernels.choice import Impl, use_triton
 
 EPS = 1e-6
@@ -30,6 +31,7 @@ def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, i
         over_batch: normalise all images together, not each by itself
         impl: see `fcmae.models.kernels.choice`
     """
+    note("gelu_grn", x)
     groups = x.reshape(1 if over_batch else x.shape[0], -1, x.shape[-1])
     if use_triton(impl, x):
         from fcmae.models.kernels import grn_triton

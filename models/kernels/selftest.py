@@ -1,72 +1,65 @@
 """A self-test of the Triton kernels on the device at hand, before a run trusts them with its gradients.
 
 A new GPU, driver or Triton may fail to compile a kernel or, worse, compile it wrongly. A run that takes days
-finds out in its first minute, and goes on with PyTorch's operations. Tried is what the run's network calls: a
-kernel is compiled for each number of channels, once on a machine, so nothing is compiled for it alone.
+finds out in its first minute, and goes on with PyTorch's operations. Tested is what the run's network calls: a
+kernel is compiled for each number of channels, once on a machine, so that nothing is compiled in vain.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from fcmae.models.kernels.calls import Call, record_calls
 from fcmae.models.kernels.choice import do_without, use_triton
 from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles, map_tile
 from fcmae.models.kernels.grn import gelu_grn
 
 Operation = Callable[..., Tensor]  # of an Impl and the inputs
+Example = tuple[nn.Module, tuple[Any, ...]]  # a module, and arguments of its forward without data
 BUDGET = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 SLOW = 3.0  # seconds from which a self-test says what it waits for
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Call:
-    """What a network asks of this package.
-
-    Args:
-        operation: by its name
-        height, width: of a dense map, or of a tile; 1 for gelu_grn, whose kernels do not depend on them
-        channels: of its input
-    """
-
-    operation: Literal["depthwise_tiles", "depthwise_map", "gelu_grn"]
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def tile(self) -> int:
-        """Side of the tiles that the kernel walks over, 1 for gelu_grn; 0 where PyTorch computes the call."""
-        if self.operation == "depthwise_map":
-            return map_tile(self.height, self.width)
-        return self.height
-
-
-def self_test(device: torch.device, dtype: torch.dtype, calls: Iterable[Call]) -> bool:
-    """Compare kernels with PyTorch once, value and gradients; where one is off, do without all of them.
+def self_test(device: torch.device, dtype: torch.dtype, examples: Iterable[Example]) -> bool:
+    """Test the kernels that networks call, where kernels run at all, as `check_calls` does.
 
     Args:
         device: where the run computes
         dtype: type of its activations
-        calls: what is tried
+        examples: modules, each with the arguments of a forward pass, of tensors on the device "meta"
+
+    Returns:
+        whether kernels are called, and will be used
+    """
+    examples = list(examples)
+    if not examples or not use_triton("auto", torch.empty(0, device=device, dtype=dtype)):
+        return False
+    calls = [call for module, args in examples for call in record_calls(module, *args)]
+    return check_calls(device, dtype, calls)
+
+
+def check_calls(device: torch.device, dtype: torch.dtype, calls: Iterable[Call]) -> bool:
+    """Compare kernels with PyTorch once, value and gradients; where one is off, do without all of them.
+
+    Args:
+        device: where the run computes, on which kernels run
+        dtype: type of its activations
+        calls: what is tested; calls that PyTorch computes are passed over
 
     Returns:
         whether the kernels will be used
     """
     started, said = time.monotonic(), False
-    todo = dict.fromkeys(call for call in calls if call.tile)
-    quick_first = sorted(todo, key=lambda call: call.tile)  # so that it is soon said what is slow
-    for call in quick_first:
+    todo = dict.fromkeys(call for call in calls if tile_of(call))
+    for call in sorted(todo, key=tile_of):  # the quick ones first, so that it is soon said what is slow
         run, inputs = prepare(call, device, dtype)
-        if not use_triton("auto", inputs[0]):
-            return False
         try:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 error = _difference(run, inputs)
@@ -80,6 +73,11 @@ def self_test(device: torch.device, dtype: torch.dtype, calls: Iterable[Call]) -
             logger.warning("compiling kernels for this network and GPU: once on a machine, a minute or more")
             said = True
     return True
+
+
+def tile_of(call: Call) -> int:
+    """Return the side of the tiles that a kernel walks over: 1 for gelu_grn, 0 where PyTorch computes."""
+    return map_tile(call.height, call.width) if call.operation == "depthwise_map" else call.height
 
 
 def prepare(
@@ -101,10 +99,11 @@ def prepare(
         inputs = [draw(2, 50, channels, dtype=dtype), draw(channels), draw(channels)]
         return lambda impl, x, gamma, beta: gelu_grn(x, gamma, beta, impl=impl), inputs
     # Of a map, one row of tiles: the kernel is that of the whole map.
-    inputs = [draw(2, call.tile, call.width, channels, dtype=dtype), draw(channels, 1, 7, 7), draw(channels)]
+    side = tile_of(call)
+    inputs = [draw(2, side, call.width, channels, dtype=dtype), draw(channels, 1, 7, 7), draw(channels)]
     if call.operation == "depthwise_map":
         return lambda impl, x, weight, bias: depthwise_map(x, weight, bias, impl), inputs
-    table = _neighbours(call.tile).to(device)
+    table = _neighbours(side).to(device)
     return lambda impl, x, weight, bias: depthwise_tiles(x, weight, bias, table, impl), inputs
 
 

@@ -6,6 +6,7 @@ last, and does not care how positions are arranged. So a network takes a layout 
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,13 @@ class Layout(ABC):
 
     Args:
         mask: which patches of these images exist
+
+    Attributes:
+        needs_data: the layout cannot run on tensors without data (of the device "meta"), on which it is found
+            out what kernels a network calls
     """
+
+    needs_data: ClassVar[bool] = False
 
     def __init__(self, mask: Mask) -> None:
         self.mask = mask

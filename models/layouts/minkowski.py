@@ -41,6 +41,8 @@ class MinkowskiLayout(Layout):
         mask: it alone decides which sites exist
     """
 
+    needs_data = True
+
     def __init__(self, mask: Mask) -> None:
         super().__init__(mask)
         self.engine = import_engine()

@@ -4,8 +4,8 @@ import pytest
 import torch
 import warm
 
+from fcmae.models.kernels.calls import Call
 from fcmae.models.kernels.choice import OLDEST_TRITON, triton_version
-from fcmae.models.kernels.selftest import Call
 
 
 def test_jobs_are_what_both_stages_call_the_longest_first() -> None:

@@ -28,6 +28,7 @@ from fcmae.finetune.network import build_network, save_network
 from fcmae.finetune.prepare import check_batch, prepare
 from fcmae.finetune.resolve import resolve
 from fcmae.finetune.task import FinetuneTask
+from fcmae.models.kernels.calls import Call, record_calls
 from tests.finetune.small_run import NETWORK, run_small, small_config
 
 PLAIN = AugmentConfig(auto_augment=None, erase=0.0)
@@ -94,6 +95,7 @@ import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
 from tests.finetune.small_run import run_small, small_config
+from fcmae.models.kernels.calls import Call, record_calls
 from fcmae.finetune.task import FinetuneTask
 stepped = FinetuneTask.optimizer_stepped
 def kill(self, step):
@@ -202,6 +204,18 @@ def test_mixing_pairs_the_images_of_each_process(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("fcmae.finetune.prepare.current_world", lambda: World(size=4))
     with pytest.raises(UserError, match=r"4 processes x 1 .* must be even: choose a multiple of 8"):
         check_batch(config, 100)
+
+
+def test_the_kernels_of_a_network_of_ours_are_tested_before_the_run(tmp_path: Path) -> None:
+    config, run = prepare(small_config(tmp_path / "run"))
+    calls = [
+        call
+        for module, args in FinetuneTask(config, run, CPU).examples()
+        for call in record_calls(module, *args)
+    ]
+    height, width = config.size
+    assert Call("depthwise_map", height, width, 8) in calls
+    assert Call("gelu_grn", 1, 1, 4 * 24) in calls
 
 
 def test_evaluation_reads_as_many_images_at_a_time_as_a_step(

@@ -25,7 +25,8 @@ SMALL = {"depths": (1, 1, 2, 1), "dims": (40, 64, 96, 128), "decoder_dim": 64}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernels_pass_their_self_test(dtype: torch.dtype) -> None:
     model = FCMAE("convnextv2_atto", 224, **SMALL)
-    assert self_test(GPU, dtype, model.kernel_calls() + model.encoder.kernel_calls((224, 224)))
+    images = torch.empty(1, 3, 224, 224, device="meta")
+    assert self_test(GPU, dtype, [*model.examples(), (model.encoder, (images,))])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -9,15 +9,16 @@ from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints
+from fcmae.models.kernels.calls import Call, record_calls
 from fcmae.pretraining.config import DecoderConfig, NetworkConfig, PretrainConfig
 from fcmae.pretraining.knn import Probe
 from fcmae.pretraining.prepare import prepare
-from fcmae.pretraining.task import pretrain
+from fcmae.pretraining.task import PretrainTask, pretrain
 
 
-def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Two epochs on the digits; the k-NN figures and the weights."""
-    config = PretrainConfig(
+def config_of(out: Path, probe_data: str | None) -> PretrainConfig:
+    """Two epochs on the digits."""
+    return PretrainConfig(
         image_size=16,
         epochs=2,
         batch_size=256,
@@ -30,6 +31,11 @@ def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch
         decoder=DecoderConfig(dim=8),
         images=ImagesConfig(workers=0),
     )
+
+
+def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The k-NN accuracies of a run, and its weights."""
+    config = config_of(out, probe_data)
     folder = prepare(config)
     pretrain(config, folder)
     state = Checkpoints(out / "checkpoints").newest()
@@ -44,6 +50,15 @@ def test_the_encoder_is_watched_and_not_disturbed(tmp_path: Path) -> None:
     assert len(figures) == 1  # epoch 2 of 2
     assert figures[0] > 30  # of ten classes: pixels alone are better than chance
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("probe_data", ["digits", None])
+def test_kernels_that_only_the_probe_calls_are_tested_too(tmp_path: Path, probe_data: str | None) -> None:
+    config = config_of(tmp_path / "run", probe_data)
+    task = PretrainTask(config, prepare(config), torch.device("cpu"))
+    calls = {call for module, args in task.examples() for call in record_calls(module, *args)}
+    assert Call("depthwise_tiles", 8, 8, 4) in calls
+    assert (Call("depthwise_map", 16, 16, 4) in calls) == (probe_data is not None)
 
 
 @pytest.mark.parametrize(("processes", "accumulation_steps", "share"), [(1, 1, 64), (4, 2, 8), (128, 1, 1)])

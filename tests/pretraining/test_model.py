@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H W pixels, P patch side, L = h * w patches.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fcmae.models.kernels.selftest import Call
+from fcmae.models.kernels.calls import Call, record_calls
 from fcmae.models.layouts.minkowski import import_engine
+from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask
 from fcmae.pretraining.model import FCMAE
@@ -217,28 +217,36 @@ def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
-@pytest.mark.parametrize("layout", ["tiles", "masked"])
-def test_kernel_calls_are_those_of_a_forward_pass(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: set[Call] = set()
+def calls_of(model: FCMAE) -> list[Call]:
+    return [call for module, args in model.examples() for call in record_calls(module, *args)]
 
-    def record(module: str, name: str) -> None:
-        original = getattr(importlib.import_module(module), name)
 
-        def recording(x: Tensor, *rest: Any) -> Tensor:
-            side = (1, 1) if name == "gelu_grn" else x.shape[-3:-1]
-            found.add(Call(name, *side, x.shape[-1]))  # type: ignore[arg-type]
-            return original(x, *rest)
+# At 64 pixels and a stem of 2 pixels: a grid of 4 x 4 patches of 16 pixels, and maps of 32, 16, 8 and 4.
+DECODER = {Call("depthwise_map", 4, 4, 512), Call("gelu_grn", 1, 1, 2048)}
+DIMS = (40, 80, 160, 320)  # of atto
+TILES = {Call("depthwise_tiles", 8 >> i, 8 >> i, dim) for i, dim in enumerate(DIMS)}
+MAPS = {Call("depthwise_map", 32 >> i, 32 >> i, dim) for i, dim in enumerate(DIMS)}
+GRNS = {Call("gelu_grn", 1, 1, 4 * dim) for dim in DIMS}
 
-        monkeypatch.setattr(f"{module}.{name}", recording)
 
-    for module in ("fcmae.models.layouts.tiles", "fcmae.models.layouts.dense"):
-        record(module, "gelu_grn")
-    record("fcmae.models.layouts.tiles", "depthwise_tiles")
-    record("fcmae.models.layouts.dense", "depthwise_map")
-    with torch.device("meta"):  # where PyTorch takes no short cuts for small tiles
-        model = FCMAE("convnextv2_atto", 64, 0.5, layout=layout, stem_stride=2)
-        visible = torch.empty(1, model.num_visible, dtype=torch.int64)
-        model(torch.empty(1, 3, 64, 64), Mask(visible, model.grid))
-    calls = set(model.kernel_calls())
-    assert found <= calls
-    assert {call for call in calls if call.operation != "gelu_grn"} <= found
+@pytest.mark.parametrize(
+    ("layout", "encoder"), [("tiles", TILES | GRNS), ("masked", MAPS)], ids=["tiles", "masked"]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_examples_call_the_kernels_of_a_step(layout: str, encoder: set[Call], checkpointing: bool) -> None:
+    model = FCMAE("convnextv2_atto", 64, 0.5, layout=layout, stem_stride=2, grad_checkpointing=checkpointing)
+    before = torch.random.get_rng_state()
+    calls = calls_of(model)
+    assert len(calls) == len(set(calls))
+    assert set(calls) == encoder | DECODER
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not any(each.is_meta for each in model.parameters())
+
+
+def test_examples_of_a_layout_that_needs_data_are_the_decoder_s_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TilesLayout, "needs_data", True)
+    model = FCMAE("convnextv2_atto", 64, 0.5, stem_stride=2, decoder_depth=2)
+    assert set(calls_of(model)) == DECODER
+    assert calls_of(FCMAE("convnextv2_atto", 64, 0.5, decoder_depth=0)) == []

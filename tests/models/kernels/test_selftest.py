@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fcmae import create_model
 from fcmae.models.kernels import choice, selftest
+from fcmae.models.kernels.calls import Call
 from fcmae.models.kernels.choice import kernels, use_triton
 from fcmae.models.kernels.depthwise import map_tile
-from fcmae.models.kernels.selftest import Call, self_test
+from fcmae.models.kernels.selftest import check_calls, self_test
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -31,7 +33,7 @@ CALLS = [Call("gelu_grn", 1, 1, 40), *MAPS, *TILES]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sound_kernels_pass(dtype: torch.dtype) -> None:
-    assert self_test(DEVICE, dtype, CALLS)
+    assert check_calls(DEVICE, dtype, CALLS)
     assert use_triton("auto", torch.zeros(1, device=DEVICE))
 
 
@@ -42,7 +44,7 @@ def test_a_kernel_that_raises_is_done_without(
         raise RuntimeError("no kernel image is available for execution on the device")
 
     monkeypatch.setattr(selftest, "gelu_grn", fail)
-    assert not self_test(DEVICE, torch.float32, CALLS)
+    assert not check_calls(DEVICE, torch.float32, CALLS)
     with caplog.at_level(logging.WARNING):
         assert not use_triton("auto", torch.zeros(1, device=DEVICE))
     assert "the kernel gelu_grn failed its self-test (RuntimeError)" in caplog.text
@@ -55,13 +57,13 @@ def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pyte
         "depthwise_map",
         lambda x, weight, bias, impl: sound(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1),
     )
-    assert self_test(DEVICE, torch.float32, TILES[2:])
-    assert not self_test(DEVICE, torch.float32, MAPS[1:])
+    assert check_calls(DEVICE, torch.float32, TILES[2:])
+    assert not check_calls(DEVICE, torch.float32, MAPS[1:])
     assert not use_triton("auto", torch.zeros(1, device=DEVICE))
 
 
 def test_maps_that_the_kernels_do_not_take_are_no_failure() -> None:
-    assert self_test(DEVICE, torch.float32, [Call("depthwise_map", 3, 3, 8)])
+    assert check_calls(DEVICE, torch.float32, [Call("depthwise_map", 3, 3, 8)])
     assert use_triton("auto", torch.zeros(1, device=DEVICE))
 
 
@@ -79,7 +81,22 @@ def test_a_long_self_test_says_what_it_waits_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(selftest, "SLOW", 0.0)
-    assert self_test(DEVICE, torch.float32, [CALLS[0], TILES[2]])
+    assert check_calls(DEVICE, torch.float32, [CALLS[0], TILES[2]])
     assert caplog.messages == [
         "compiling kernels for this network and GPU: once on a machine, a minute or more"
     ]
+
+
+def test_what_networks_call_is_tested_where_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[Call] = []
+    monkeypatch.setattr(selftest, "check_calls", lambda device, dtype, calls: tested.extend(calls) or True)
+    network = create_model("convnextv2_atto", depths=(1, 1, 1, 1), dims=(4, 6, 8, 10), num_classes=2)
+    examples = [(network, (torch.empty(1, 3, 64, 96, device="meta"),))] * 2
+    assert self_test(DEVICE, torch.float32, examples)
+    assert Call("depthwise_map", 16, 24, 4) in tested
+    assert Call("gelu_grn", 1, 1, 40) in tested
+    tested.clear()
+    with kernels("torch"):
+        assert not self_test(DEVICE, torch.float32, examples)
+    assert not self_test(DEVICE, torch.float32, [])
+    assert tested == []
