@@ -150,11 +150,9 @@ class FinetuneTask(Task):
         return scores.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        averaged = {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-        return {**super().state_dict(), **averaged}
+        return {} if self.ema is None else {"ema": self.ema.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
 

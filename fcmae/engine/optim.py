@@ -1,14 +1,18 @@
-"""Which parameters are decayed: the parameter groups that AdamW is given."""
+"""The optimiser: which parameters are decayed, AdamW over them, and one update of them."""
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from fcmae.engine.config import OptimConfig
 
 NOT_DECAYED = ("bias", "gamma", "beta", "mask_token")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to weights of convolutions and linear layers only.
+    """Return whether weight decay applies: to weights of convolutions and linear layers only.
 
     Norms and biases are told by having one dimension. GRN's gamma and beta, shaped (1, 1, 1, C), and the mask
     token slip through that rule and are told by name.
@@ -17,9 +21,52 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW, decayed and not, of the parameters that are trained."""
+    """Return two groups for AdamW, decayed and not, of the parameters that are trained."""
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     return [
         {"params": [each for name, each in named if is_decayed(name, each)], "weight_decay": weight_decay},
         {"params": [each for name, each in named if not is_decayed(name, each)], "weight_decay": 0.0},
     ]
+
+
+def create_optimizer(
+    groups: list[dict[str, Any]], config: OptimConfig, device: torch.device
+) -> torch.optim.AdamW:
+    """Return AdamW (arXiv 1711.05101) over parameter groups; each update sets the learning rate.
+
+    Args:
+        groups: a task's, of the parameters as they are trained: sharded before
+        config: the betas
+        device: where the parameters are
+    """
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=device.type != "mps")
+
+
+def update(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, lr: float, clip_grad: float | None
+) -> Tensor:
+    """Clip the gradients, apply them and forget them. Nothing here waits for the device.
+
+    Args:
+        optimizer: its parameters have gradients; a group's `lr_scale`, 1 where it has none, multiplies the rate
+        scaler: of the losses; skips an update whose gradients overflowed in fp16
+        lr: learning rate of this update
+        clip_grad: largest L2 norm over all parameters, if they are clipped
+
+    Returns:
+        L2 norm of all gradients together, before clipping: ()
+    """
+    scaler.unscale_(optimizer)
+    groups = optimizer.param_groups
+    parameters = [each for group in groups for each in group["params"] if each.grad is not None]
+    norm = nn.utils.get_total_norm([each.grad for each in parameters])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if clip_grad is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
+    for group in groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return norm

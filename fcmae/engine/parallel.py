@@ -14,11 +14,11 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fcmae.core.distributed import current_world
@@ -37,7 +37,7 @@ class ParallelTask:
     again for evaluation and when training is over.
 
     Args:
-        task: its model is on the device and holds the weights to start from, the same in all processes
+        task: its model is on the device and the same in all processes
         loop: sharding and the type that gradients are reduced in
         device: where the model is
 
@@ -64,13 +64,13 @@ class ParallelTask:
                 self.module.register_comm_hook(None, bf16_compress_hook)
 
     def step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of a micro-batch of this process."""
+        """Return loss and metrics of a micro-batch of this process."""
         result: tuple[Tensor, dict[str, Tensor]] = self.module(batch)
         return result
 
     @contextmanager
-    def part(self, last: bool) -> Iterator[None]:
-        """Context of a micro-batch, forward and backward: gradients are exchanged only after the last one."""
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Enter forward and backward of a micro-batch: gradients are exchanged only after a step's last one."""
         if self.sharded:
             self.task.model.set_requires_gradient_sync(last)  # type: ignore[operator]
         skips_exchange = isinstance(self.module, DistributedDataParallel) and not last
@@ -79,7 +79,7 @@ class ParallelTask:
 
     @contextmanager
     def whole_model(self) -> Iterator[None]:
-        """Context in which `task.model` is whole and the same in all processes, buffers included."""
+        """Make `task.model` whole and the same in all processes, buffers included, while the context lasts."""
         trained = self.task.model
         if self.whole is not None:
             self.whole.load_state_dict(get_model_state_dict(trained, options=FULL))
@@ -101,8 +101,10 @@ class ParallelTask:
         self.task.model = whole.to(self.device)
 
     def state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """State of task and optimiser, whole and on the CPU of rank zero, under names that do not
-        depend on how the run is spread. All processes have to call it."""
+        """Return the state of task, model and optimiser, whole and on the CPU of rank zero.
+
+        Its names do not depend on how the run is spread. All processes have to call this.
+        """
         model = self.task.model
         return {
             **self.task.state_dict(),
@@ -110,8 +112,13 @@ class ParallelTask:
             "optimizer": get_optimizer_state_dict(model, optimizer, options=FULL_ON_CPU),
         }
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Restore the optimiser from what `state_dict` gave, the same in every process."""
+    def load_state_dict(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Restore task, model and optimiser from what `state_dict` gave, the same in every process."""
+        self.task.load_state_dict(state)
+        whole = self.task.model if self.whole is None else self.whole
+        whole.load_state_dict(state["model"])
+        if self.whole is not None:
+            set_model_state_dict(self.task.model, self.whole.state_dict(), options=FULL)
         set_optimizer_state_dict(self.task.model, optimizer, state["optimizer"], options=FULL)
 
 
@@ -124,6 +131,7 @@ class TaskStep(nn.Module):
         self.task = task
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss and metrics of a micro-batch."""
         return self.task.step(batch)
 
 
@@ -141,9 +149,3 @@ def shard(model: nn.Module, loop: LoopConfig, device: torch.device) -> None:
             if not isinstance(block, containers) and any(True for _ in block.children()):
                 fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-
-
-def total_norm(gradients: list[Tensor]) -> Tensor:
-    """L2 norm, (), of all gradients together, sharded or not."""
-    norm = nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

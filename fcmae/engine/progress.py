@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Criterion = tuple[str, Literal["min", "max"]]
-"""The figure that chooses the best epoch, and whether low or high is good."""
+"""The metric that chooses the best epoch, and whether low or high is good."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Summary:
         first_loss: loss of the very first step, before anything was learned
         last_loss: mean loss of the last epoch, or of the steps so far where the first epoch is unfinished
         seconds: time spent, over all the times the run was resumed
-        interrupted: number of the signal that stopped the run early; none when it is complete
+        interrupted: number of the signal that stopped the run early, if it is not complete
     """
 
     steps: int
@@ -52,12 +52,12 @@ class Progress:
         self.finished_epochs += 1
         self.last_epoch_loss, self.epoch_loss_sum = loss, 0.0
 
-    def note_best(self, figures: dict[str, float], criterion: Criterion | None) -> bool:
-        """Whether the epoch just finished is the best so far by its figures; remembered if so."""
+    def note_best(self, metrics: dict[str, float], criterion: Criterion | None) -> bool:
+        """Return whether the epoch just finished is the best so far by its metrics, and remember it if so."""
         if criterion is None:
             return False
         name, direction = criterion
-        value = figures.get(name)
+        value = metrics.get(name)
         if value is None or not math.isfinite(value):
             return False
         if self.best is not None and (value >= self.best if direction == "min" else value <= self.best):
@@ -66,7 +66,7 @@ class Progress:
         return True
 
     def summary(self, interrupted: int | None) -> Summary:
-        """What came of the run so far."""
+        """Return what came of the run so far."""
         last_loss = self.last_epoch_loss
         if last_loss is None:
             last_loss = self.epoch_loss_sum / self.step if self.step else math.nan

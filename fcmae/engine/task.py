@@ -65,9 +65,8 @@ class Task(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint must hold of the task, under the key `model` for the model."""
-        return {"model": self.model.state_dict()}
+        """Return what a checkpoint must hold of the task beside its model and the optimiser."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; other keys of a checkpoint are ignored."""
-        self.model.load_state_dict(state["model"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have nothing more
+        """Restore what `state_dict` gave; the checkpoint has other keys too."""

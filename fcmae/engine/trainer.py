@@ -4,12 +4,14 @@ import hashlib
 import math
 import random
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcmae.core.distributed import current_world, from_rank_zero, max_over_processes
 from fcmae.core.errors import UserError
@@ -19,7 +21,8 @@ from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.loggers import Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
-from fcmae.engine.parallel import ParallelTask, total_norm
+from fcmae.engine.optim import create_optimizer, update
+from fcmae.engine.parallel import ParallelTask
 from fcmae.engine.pictures import draw_curves
 from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
 from fcmae.engine.progress import Criterion, Progress, Summary
@@ -51,8 +54,8 @@ def train(
         config: the settings of the run, of which the loop reads the part that every training has
         device: where to compute
         run: the acquired folder of the run
-        best: the figure that chooses the epoch of `best.pt`, and whether low or high is good: `loss` (the
-            epoch's mean) or a name that `evaluate` returns; none keeps no such checkpoint
+        best: the metric that chooses the epoch of `best.pt`, and whether low or high is good: `loss` (the
+            epoch's mean) or a name that `evaluate` returns; by default there is no such checkpoint
         patience: end the run after this many epochs without a better one by `best`
 
     Raises:
@@ -78,57 +81,79 @@ def train(
     return trainer.progress.summary(interrupted=None if trainer.complete else received)
 
 
-@dataclass
 class Trainer:
-    """One run in progress: the moves that `train`, which explains the fields, puts in order."""
+    """One run in progress: the moves that `train`, which explains the arguments, puts in order.
 
-    task: Task
-    config: TrainingConfig
-    device: torch.device
-    run: RunFolder
-    best: Criterion | None
-    patience: int | None
+    It is whole once it is made, at step 0; `resume` only restores.
+    """
 
-    def __post_init__(self) -> None:
-        self.config.optim.check(self.config.epochs, self.config.batch_size)
-        self.total_steps = self.config.epochs * self.task.steps_per_epoch
-        self.task.model.to(self.device)
-        self.precision = choose_precision(self.config.loop.precision, self.device)
-        dtype = AUTOCAST_DTYPES.get(self.precision, torch.float32)
-        self_test(self.device, dtype, self.task.examples())
-        if self.config.loop.compile:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        device: torch.device,
+        run: RunFolder,
+        best: Criterion | None = None,
+        patience: int | None = None,
+    ) -> None:
+        config.optim.check(config.epochs, config.batch_size)
+        self.task, self.config, self.device, self.run = task, config, device, run
+        self.best, self.patience = best, patience
+        self.total_steps = config.epochs * task.steps_per_epoch
+
+        task.model.to(device)
+        self.precision = choose_precision(config.loop.precision, device)
+        self_test(device, AUTOCAST_DTYPES.get(self.precision, torch.float32), task.examples())
+        if config.loop.compile:
             # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
-            self.task.model.compile(dynamic=False)
-        self.scaler = loss_scaler(self.precision, self.device)
-        self.checkpoints = Checkpoints(self.run.checkpoints, self.config.loop.keep)
-        self.progress = Progress()
+            task.model.compile(dynamic=False)
+        self.parallel = ParallelTask(task, config.loop, device)
 
-    def resume(self) -> None:
-        """Continue from the newest good checkpoint, or start."""
-        state = self.checkpoints.newest()
-        if state is not None:
-            self.task.load_state_dict(state)
-        self.parallel = ParallelTask(self.task, self.config.loop, self.device)
-        groups = self.task.parameter_groups(self.config.optim.weight_decay)
-        fused = self.device.type != "mps"
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.config.optim.betas, fused=fused)
-        if state is not None:
-            self.parallel.load_optimizer(self.optimizer, state)
-            if self.scaler.is_enabled() and state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(**state["progress"])
-        self._require_same_start()
-        self.loggers = Loggers(self.run, self.config.loop.loggers)
-        self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
-        steps_per_epoch = self.task.steps_per_epoch
-        self.display = ProgressDisplay(self.progress.step, self.total_steps, steps_per_epoch)
-        self.log = StepLog(self.loggers, self.display, self.scaler, self.config.batch_size, steps_per_epoch)
-        self.batches = iter(self.task.batches(self.progress.step, self.total_steps))
-        self.task.model.train()
-        self.saved_at = (self.progress.step, self.progress.finished_epochs)
-        self.started = time.monotonic() - self.progress.seconds
+        groups = task.parameter_groups(config.optim.weight_decay)
+        self.optimizer = create_optimizer(groups, config.optim, device)
+        self.scaler = loss_scaler(self.precision, device)
+        self.learning_rate = partial(
+            learning_rate,
+            config=config.optim,
+            batch_size=config.batch_size,
+            steps_per_epoch=task.steps_per_epoch,
+            epochs=config.epochs,
+        )
+
+        self.checkpoints = Checkpoints(run.checkpoints, config.loop.keep)
+        self.loggers = Loggers(run, config.loop.loggers)
+        self.display = ProgressDisplay(self.total_steps, task.steps_per_epoch)
+        self.metrics = StepLog(
+            self.loggers, self.display, self.scaler, config.batch_size, task.steps_per_epoch
+        )
+        self._start(Progress())
+
+    def _start(self, progress: Progress) -> None:
+        """Begin at a point of the run that is saved already, or is its beginning."""
+        self.progress = progress
+        self.batches = self.task.batches(progress.step, self.total_steps)
+        self.saved_at = (progress.step, progress.finished_epochs)
+        self.started = time.monotonic() - progress.seconds
         self.last_saved = time.monotonic()
         self.last_drawn = -math.inf
+        self.metrics.restart_clock()
+        self.task.model.train()
+
+    def resume(self) -> None:
+        """Restore the newest good checkpoint, if there is one, and rewind the log to it.
+
+        Raises:
+            UserError: every checkpoint is damaged, or other processes found another one
+        """
+        state = self.checkpoints.newest()
+        if state is not None:
+            self.parallel.load_state_dict(state, self.optimizer)
+            if self.scaler.is_enabled() and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self._start(Progress(**state["progress"]))
+        self._require_same_start()
+        self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
+        self.display.start_at(self.progress.step)
 
     def _require_same_start(self) -> None:
         """Refuse to go on where the processes see different checkpoints."""
@@ -139,58 +164,40 @@ class Trainer:
                 f"to {last}: is the folder on a file system that all machines share?"
             )
 
+    @cached_property
+    def opened_batches(self) -> Iterator[Any]:
+        """The micro-batches from here to the end of the run: the first step starts the processes that read."""
+        return iter(self.batches)
+
     def step(self) -> None:
         """Take one optimiser step over its micro-batches. Nothing here waits for the device."""
-        step, parts = self.progress.step, self.config.optim.accumulation_steps
-        lr = self._learning_rate(step)
+        step, count = self.progress.step, self.config.optim.accumulation_steps
+        lr = self.learning_rate(step)
+        batches = self.opened_batches  # before the seed: a loader draws a number as it opens
         seed_everything(self.config.seed, step)
-        figures: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         files: list[str] = []
-        for part in range(parts):
-            batch = next(self.batches)
-            with self.parallel.part(last=part == parts - 1):
+        for number in range(count):
+            batch = next(batches)
+            with self.parallel.micro_batch(last=number == count - 1):
                 with autocast(self.precision, self.device):
                     loss, metrics = self.parallel.step(batch)
-                self.scaler.scale(loss / parts).backward()
+                self.scaler.scale(loss / count).backward()
             for name, value in {"loss": loss, **metrics}.items():
-                figures[name] = figures.get(name, 0.0) + value.detach().float() / parts
+                means[name] = means.get(name, 0.0) + value.detach().float() / count
             files += self.task.describe(batch)
-        figures["grad_norm"] = self._update(lr)
+        means["grad_norm"] = update(self.optimizer, self.scaler, lr=lr, clip_grad=self.config.optim.clip_grad)
         self.progress.step = step + 1
         self.task.optimizer_stepped(step + 1)
-        self.log.add(StepMetrics(step + 1, lr, files, figures))
-
-    def _learning_rate(self, step: int) -> float:
-        return learning_rate(
-            step,
-            config=self.config.optim,
-            batch_size=self.config.batch_size,
-            steps_per_epoch=self.task.steps_per_epoch,
-            epochs=self.config.epochs,
-        )
-
-    def _update(self, lr: float) -> Tensor:
-        """Clip and apply the gradients; returns their L2 norm, () and before clipping."""
-        self.scaler.unscale_(self.optimizer)
-        groups = self.optimizer.param_groups
-        parameters = [each for group in groups for each in group["params"] if each.grad is not None]
-        norm = total_norm([each.grad for each in parameters])
-        if self.config.optim.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_grad, norm)
-        for group in groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        return norm
+        self.metrics.add(StepMetrics(step + 1, lr, files, means))
 
     def read_metrics(self) -> None:
-        """Read and log the figures of the steps since the last time: the one place that waits for the device.
+        """Read and log the metrics of the steps since the last time: the one place that waits for the device.
 
         Raises:
             UserError: a loss or a gradient norm is not finite
         """
-        self.progress.add_losses(self.log.read())
+        self.progress.add_losses(self.metrics.read())
 
     def finish_epoch(self) -> None:
         """Evaluate, log the epoch, redraw the curves, and save if it is time."""
@@ -204,12 +211,16 @@ class Trainer:
         progress.finish_epoch(loss)
         better = progress.note_best({"loss": loss, **metrics}, self.best)
         if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
-            if current_world().is_rank_zero:
-                draw_curves(self.run.records(), self.run.curves, self.best[0] if self.best else "loss")
-            self.last_drawn = time.monotonic()
+            self._draw_curves()
         if better or self.complete or epoch % self.config.loop.save_every == 0:
             self.save(best=better)
-        self.log.restart_clock()
+        self.metrics.restart_clock()
+
+    def _draw_curves(self) -> None:
+        """Draw what the log holds, in rank zero."""
+        if current_world().is_rank_zero:
+            draw_curves(self.run.records(), self.run.curves, self.best[0] if self.best else "loss")
+        self.last_drawn = time.monotonic()
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint. All losses are read first, so that none holds a value that is not finite."""
@@ -223,18 +234,19 @@ class Trainer:
         from_rank_zero(lambda: self._write(state, best))
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
         self.last_saved = time.monotonic()
-        self.log.restart_clock()
+        self.metrics.restart_clock()
 
     def _write(self, state: dict[str, Any], best: bool) -> None:
+        """Write a state as a checkpoint, and whatever the task makes of it."""
         self.checkpoints.save(state, self.progress.step, best)
         self.task.saved(state, best)
 
     @property
     def complete(self) -> bool:
-        """Whether every epoch is finished, its evaluation included, or patience is at an end."""
+        """Whether every epoch is finished, its evaluation included, or the run is out of patience."""
         epoch = self.progress.finished_epochs
-        weary = self.patience is not None and epoch - self.progress.best_epoch >= self.patience
-        return epoch == self.config.epochs or weary
+        out_of_patience = self.patience is not None and epoch - self.progress.best_epoch >= self.patience
+        return epoch == self.config.epochs or out_of_patience
 
     @property
     def at_end_of_epoch(self) -> bool:
@@ -244,7 +256,7 @@ class Trainer:
     @property
     def log_due(self) -> bool:
         """Whether it is time for a line of the log."""
-        return len(self.log) >= self.config.loop.log_every
+        return len(self.metrics) >= self.config.loop.log_every
 
     @property
     def save_due(self) -> bool:

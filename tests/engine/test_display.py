@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_plain_lines_come_now_and_then_and_at_the_end(clock: list[float]) -> None:
     output = io.StringIO()
-    with ProgressDisplay(0, 100, 10, Console(file=output, width=200)) as display:
+    with ProgressDisplay(100, 10, Console(file=output, width=200)) as display:
         for step in range(1, 101):
             clock[0] += 1.0
             display.update(step, 1.0 / step, 64.0)
@@ -31,7 +31,10 @@ def test_plain_lines_come_now_and_then_and_at_the_end(clock: list[float]) -> Non
 
 def test_time_left_counts_only_what_this_process_did(clock: list[float]) -> None:
     output = io.StringIO()
-    with ProgressDisplay(90, 100, 10, Console(file=output, width=200)) as display:
+    display = ProgressDisplay(100, 10, Console(file=output, width=200))
+    clock[0] += 30.0
+    display.start_at(90)
+    with display:
         clock[0] += 60.0
         display.update(95, 1.0, 64.0)
     first, second = output.getvalue().splitlines()
@@ -39,12 +42,12 @@ def test_time_left_counts_only_what_this_process_did(clock: list[float]) -> None
     assert second.endswith("1:00 left")
 
 
-def test_terminal_shows_a_bar_with_the_figures() -> None:
+def test_terminal_shows_a_bar_with_the_metrics() -> None:
     output = io.StringIO()
-    with ProgressDisplay(0, 100, 10, Console(file=output, width=100, force_terminal=True)) as display:
+    with ProgressDisplay(100, 10, Console(file=output, width=100, force_terminal=True)) as display:
         display.update(50, 0.75, 64.0)
-    for part in ("epoch 5/10", "50/100", "loss 0.7500", "64 images/s"):
-        assert part in output.getvalue()
+    for text in ("epoch 5/10", "50/100", "loss 0.7500", "64 images/s"):
+        assert text in output.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ def test_the_first_of_equal_epochs_stays_the_best(
     assert progress.best_epoch == best[-1]
 
 
-@pytest.mark.parametrize("figures", [{}, {"score": math.nan}, {"score": math.inf}])
-def test_an_epoch_without_a_finite_figure_is_never_the_best(figures: dict[str, float]) -> None:
+@pytest.mark.parametrize("metrics", [{}, {"score": math.nan}, {"score": math.inf}])
+def test_an_epoch_without_a_finite_metric_is_never_the_best(metrics: dict[str, float]) -> None:
     progress = Progress(finished_epochs=1)
-    assert not progress.note_best(figures, ("score", "max"))
+    assert not progress.note_best(metrics, ("score", "max"))
     assert not progress.note_best({"score": 1.0}, None)
     assert progress.best is None

@@ -14,7 +14,8 @@ from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.config import OptimConfig
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
-from tests.engine.toy_run import BATCH, EPOCHS, STEPS_PER_EPOCH, ToyTask, run_toy
+from fcmae.engine.trainer import Trainer
+from tests.engine.toy_run import BATCH, EPOCHS, STEPS_PER_EPOCH, ToyTask, run_toy, toy_config
 
 TOTAL = EPOCHS * STEPS_PER_EPOCH
 EVERY_STEP = 1e-9  # minutes between two checkpoints
@@ -115,8 +116,17 @@ def test_complete_run_returns_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_bytes() == log
 
 
+def test_a_trainer_is_whole_before_it_resumes(tmp_path: Path) -> None:
+    run_toy(tmp_path / "whole", ToyTask(signal_after=(1, signal.SIGTERM)))
+    task = ToyTask()
+    run = RunFolder(tmp_path / "step")
+    run.acquire({"task": "toy"})
+    Trainer(task, toy_config(), torch.device("cpu"), run).step()
+    assert_same(task.model.state_dict(), final_state(tmp_path / "whole")["model"])
+
+
 def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
-    """Without the parts of the model that see the whole batch or draw at random."""
+    """Without the layers that see the whole batch or draw at random."""
 
     def linear_task(accumulation_steps: int) -> ToyTask:
         task = ToyTask(accumulation_steps)
@@ -211,7 +221,7 @@ def test_patience_counts_every_epoch_and_not_only_those_that_are_saved(tmp_path:
     assert logged(tmp_path, "score") == [1.0, 0.0]
 
 
-def test_without_a_figure_to_choose_by_no_checkpoint_is_the_best(tmp_path: Path) -> None:
+def test_without_a_metric_to_choose_by_no_checkpoint_is_the_best(tmp_path: Path) -> None:
     run_toy(tmp_path, ToyTask(), best=None)
     assert not Checkpoints(tmp_path / "checkpoints").best.exists()
 

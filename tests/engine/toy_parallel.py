@@ -6,7 +6,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
+from tests.engine.toy_run import ToyConfig
 
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
@@ -76,8 +76,8 @@ class ParallelToy(Task):
         world = current_world()
         for step in range(start_step, total_steps):
             numbers = torch.rand(BATCH, 6, generator=torch.Generator().manual_seed(step))
-            for part in numbers.view(self.accumulation_steps, world.size, -1, 6)[:, world.rank]:
-                yield step + 1, part
+            for micro_batch in numbers.view(self.accumulation_steps, world.size, -1, 6)[:, world.rank]:
+                yield step + 1, micro_batch
 
     def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         step, numbers = batch
@@ -92,7 +92,7 @@ class ParallelToy(Task):
         return [f"rank{current_world().rank}_step{batch[0]}.png"]
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """The weights' sum as each process sees it: whole, and the same in all of them."""
+        """Return the weights' sum as each process sees it: whole, and the same in all of them."""
         weights = sum(each.double().sum() for each in self.model.parameters())
         assert type(weights) is Tensor
         torch.testing.assert_close(mean_over_processes(weights), weights, rtol=1e-14, atol=0)
@@ -100,19 +100,13 @@ class ParallelToy(Task):
 
 
 def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summary, dict[str, Tensor]]:
-    """Train it; returns the summary, and the weights that the task is left with."""
+    """Train it; return the summary, and the weights that the task is left with."""
     run = RunFolder(folder)
     if current_world().is_rank_zero:
         run.acquire({"task": "parallel toy"})
-    config = SimpleNamespace(
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        seed=1,
-        optim=OptimConfig(
-            lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps
-        ),
-        loop=LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop}),
-    )
+    optim = OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps)
+    options = LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop})
+    config = ToyConfig(optim, options, epochs=EPOCHS, batch_size=BATCH)
     summary = train(task, config, device=torch.device("cpu"), run=run)
     return summary, task.model.state_dict()
 
@@ -121,7 +115,7 @@ Scenario = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments of t
 
 
 def in_processes(size: int, scenarios: list[Scenario], timeout_minutes: float = 1.0) -> list[int]:
-    """Run scenarios one after another in several processes at once; returns the exit codes.
+    """Run scenarios one after another in several processes at once; return the exit codes.
 
     As a launcher would, it kills what outlives the first process by five seconds.
     """
@@ -139,7 +133,7 @@ def in_processes(size: int, scenarios: list[Scenario], timeout_minutes: float = 
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -157,7 +151,7 @@ def _run_rank(rank: int, size: int, port: int, scenarios: list[Scenario], timeou
 
 
 def refuse_in_processes(size: int) -> list[int]:
-    """Processes whose main one finds something wrong while it prepares; returns the exit codes."""
+    """Start processes whose rank zero finds something wrong while it prepares; return the exit codes."""
     context = multiprocessing.get_context("spawn")
     port = free_port()
     processes = [context.Process(target=_refuse, args=(rank, size, port)) for rank in range(size)]

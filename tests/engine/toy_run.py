@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,12 +43,8 @@ class ToyTask(Task):
         layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)]
         self.model = nn.Sequential(*layers, nn.Linear(4 * 36, 1))
         self.average = self.model[0].weight.detach().clone()
-        self.accumulation_steps, self.poison, self.poison_gradient = (
-            accumulation_steps,
-            poison,
-            poison_gradient,
-        )
-        self.signal_after = signal_after
+        self.accumulation_steps, self.signal_after = accumulation_steps, signal_after
+        self.poison, self.poison_gradient = poison, poison_gradient
         self.evaluated: list[int] = []
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -62,8 +58,8 @@ class ToyTask(Task):
         for step in range(start_step, total_steps):
             generator = torch.Generator().manual_seed(step)
             images = torch.rand(BATCH, 1, 8, 8, generator=generator)
-            for part in images.chunk(self.accumulation_steps):
-                yield step + 1, part
+            for micro_batch in images.chunk(self.accumulation_steps):
+                yield step + 1, micro_batch
 
     def step(self, batch: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         step, images = batch
@@ -89,11 +85,31 @@ class ToyTask(Task):
         self.average.lerp_(self.model[0].weight.detach(), 0.1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "average": self.average}
+        return {"average": self.average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
         self.average = state["average"]
+
+
+@dataclass
+class ToyConfig:
+    """The settings of a toy run."""
+
+    optim: OptimConfig
+    loop: LoopConfig
+    epochs: int = EPOCHS
+    batch_size: int = BATCH
+    seed: int = 1
+
+
+def toy_config(**options: Any) -> ToyConfig:
+    """Return settings of a toy run; the options are those of OptimConfig and LoopConfig."""
+    options = {"base_lr": 0.3, "warmup_epochs": 1.0, "save_minutes": 0.0, "log_every": 2, **options}
+    names = LoopConfig.__dataclass_fields__
+    return ToyConfig(
+        OptimConfig(**{name: value for name, value in options.items() if name not in names}),
+        LoopConfig(**{name: value for name, value in options.items() if name in names}),
+    )
 
 
 def run_toy(
@@ -105,14 +121,7 @@ def run_toy(
     **options: Any,
 ) -> Summary:
     """Train a toy task; the options are those of OptimConfig and LoopConfig."""
-    settings: dict[str, Any] = {
-        "base_lr": 0.3, "warmup_epochs": 1.0, "accumulation_steps": task.accumulation_steps,
-        "save_minutes": 0.0, "log_every": 2, **options,
-    }  # fmt: skip
-    loop_names = LoopConfig.__dataclass_fields__
-    loop = LoopConfig(**{name: value for name, value in settings.items() if name in loop_names})
-    optim = OptimConfig(**{name: value for name, value in settings.items() if name not in loop_names})
+    config = toy_config(**{"accumulation_steps": task.accumulation_steps, **options})
     run = RunFolder(folder)
     run.acquire({"task": "toy"})
-    config = SimpleNamespace(epochs=EPOCHS, batch_size=BATCH, seed=1, optim=optim, loop=loop)
     return train(task, config, device=torch.device("cpu"), run=run, best=best, patience=patience)
