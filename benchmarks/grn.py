@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from kernels import Report, impls, random_tensors, read_options, stages, tiles_layout
 from torch import Tensor
 
-from fcmae.models.kernels.grn import gelu_grn, response, sum_type
+from fcmae.models.kernels.grn import gelu_grn
+from fcmae.models.kernels.grn_terms import response, sum_type
 
 PASSES = {"forward": 3, "backward": 5}
 

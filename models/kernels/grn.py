@@ -15,21 +15,20 @@ from torch.autograd.function import once_differentiable
 
 from fcmae.models.kernels.calls import note
 from fcmae.models.kernels.choice import Impl, use_triton
-
-EPS = 1e-6
-
-
-def response(norm: Tensor) -> Tensor:
-    """Each channel's norm (B, C) over the mean of its image's channels."""
-    return norm / (norm.mean(-1, keepdim=True) + EPS)
+from fcmae.models.kernels.grn_terms import response, scale_and_slope, sum_type
 
 
 def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, impl: Impl = "auto") -> Tensor:
-    """`global_response_norm` of gelu(x): (B, ..., C), (C,) and (C,) to (B, ..., C).
+    """Apply GELU, then GRN: (B, ..., C), (C,) and (C,) to (B, ..., C).
 
     Args:
+        x: activations
+        gamma, beta: GRN's weight and bias
         over_batch: normalise all images together, not each by itself
-        impl: see `fcmae.models.kernels.choice`
+        impl: auto, or the implementation to insist on (`fcmae.models.kernels.choice`)
+
+    Raises:
+        ValueError: Triton is insisted on, and cannot run
     """
     note("gelu_grn", x)
     groups = x.reshape(1 if over_batch else x.shape[0], -1, x.shape[-1])
@@ -41,7 +40,7 @@ def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, i
 
 
 def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """gamma * (x * response) + beta + x, where response is the L2 norm over positions over its channel mean.
+    """Return gamma * (x * response) + beta + x; response is the norm over positions, over its channel mean.
 
     Args:
         x: (B, N, C); sums are taken in float32 or better
@@ -49,28 +48,6 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """
     out: Tensor = _GlobalResponseNorm.apply(x, gamma, beta)
     return out
-
-
-def scale_and_slope(grad_scale: Tensor, gamma: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The two factors of the gradient of x, which is scale * grad + slope * x.
-
-    Args:
-        grad_scale: (B, C), the sum of grad * x over positions
-        gamma: (C,)
-        norm: (B, C)
-    """
-    grad_response = grad_scale * gamma
-    mean = norm.mean(-1, keepdim=True) + EPS
-    # response = norm / mean: through the numerator, and through the mean that all channels share
-    shared = (grad_response * norm).sum(-1, keepdim=True) / (mean.square() * norm.shape[-1])
-    grad_norm = grad_response / mean - shared
-    slope = torch.where(norm > 0, grad_norm / norm, 0)  # of norm by x is x / norm, 0 at 0
-    return 1 + gamma * norm / mean, slope
-
-
-def sum_type(x: Tensor) -> torch.dtype:
-    """The type in which squares of x are summed: at least float32, since squares overflow half precision."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 class _GlobalResponseNorm(torch.autograd.Function):

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fcmae.models.kernels.grn import response, scale_and_slope
+from fcmae.models.kernels.grn_terms import response, scale_and_slope
 
 ROWS, CHANNELS = 32, 64  # of a block: lines of 128 bytes in half precision
 SUMMED_ROWS = 512  # of a program that sums; the parts are added up in a fixed order

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcmae.models.kernels.grn import response
+from fcmae.models.kernels.grn_terms import response
 from fcmae.models.mask import Mask
 
 

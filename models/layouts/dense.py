@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.models.kernels.depthwise import depthwise_map
-from fcmae.models.kernels.grn import gelu_grn, sum_type
+from fcmae.models.kernels.grn import gelu_grn
+from fcmae.models.kernels.grn_terms import sum_type
 from fcmae.models.layouts.base import Layout
 
 

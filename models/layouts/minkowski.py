@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fcmae.models.kernels.grn import sum_type
+from fcmae.models.kernels.grn_terms import sum_type
 from fcmae.models.layouts.base import Layout, visible_positions
 from fcmae.models.mask import Mask
 

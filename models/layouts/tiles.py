@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fcmae.models.kernels.choice import use_triton
 from fcmae.models.kernels.depthwise import depthwise_tiles
-from fcmae.models.kernels.grn import gelu_grn, sum_type
+from fcmae.models.kernels.grn import gelu_grn
+from fcmae.models.kernels.grn_terms import sum_type
 from fcmae.models.kernels.pointwise import pointwise
 from fcmae.models.kernels.rows import gather_rows, scatter_rows
 from fcmae.models.layouts.base import Layout
