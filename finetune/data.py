@@ -11,10 +11,10 @@ from fcmae.finetune.config import FinetuneConfig
 
 
 def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelled]:
-    """Images to train on and images to measure on.
+    """Open the images to train on and those to measure on.
 
     Args:
-        config: complete
+        config: resolved
         run: the folder of the run, which holds the lists of images where they come from a folder
 
     Raises:

@@ -17,11 +17,12 @@ from fcmae.data.config import DATA_ROOT
 from fcmae.data.images import Labelled
 from fcmae.data.sources import SourceOptions, find_opener
 from fcmae.engine.precision import autocast
+from fcmae.finetune.checks import check_classes
 from fcmae.finetune.data import open_data
-from fcmae.finetune.inputs import check_classes, is_own_data, own_config, own_run
 from fcmae.finetune.measure import measure
-from fcmae.finetune.network import Trained, open_network
+from fcmae.finetune.origin import is_own_data, own_config, own_run
 from fcmae.finetune.report import write_report
+from fcmae.finetune.trained import Trained, open_network
 
 
 def evaluate(
@@ -76,7 +77,13 @@ def evaluate(
 
 
 def open_validation(weights: Path, data: str | None, data_root: str | None, network: Trained) -> Labelled:
-    """The labelled images to measure on, in the channels of the network; never those a run was trained on.
+    """Open the labelled images to measure on, but never those a run was trained on.
+
+    Args:
+        weights: run folder or file
+        data: as for `evaluate`
+        data_root: where a data set given by name lies
+        network: whose channels and size they get
 
     Raises:
         UserError: they cannot be read
@@ -92,7 +99,12 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
 
 
 def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:
-    """The images with the numbers that the network gives the classes.
+    """Return the images with the numbers that the network gives the classes.
+
+    Args:
+        labelled: the images with the numbers of their own classes
+        network: whose card may name its classes
+        data, weights: for the message
 
     Raises:
         UserError: the network does not know the classes, or has another number of nameless ones

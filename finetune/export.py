@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
+from fcmae.finetune.checks import ExportFormat, check_export
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, pair
-from fcmae.finetune.inputs import ExportFormat, check_export
 from fcmae.models.card import Card
 from fcmae.models.convnext import ConvNeXt
 from fcmae.models.formats import to_timm, to_transformers

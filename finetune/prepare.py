@@ -24,17 +24,18 @@ BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 
 
 def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneConfig, RunFolder]:
-    """Complete the settings from the weights to start from, check them, list the images, acquire the folder.
+    """Resolve the settings, check them, list the images and acquire the folder of a run.
 
     Nothing here imports torch, unless --init is a file without our metadata, --model one of timm's, or images
     have to be looked at (see `check_pixels`). The lists of images are kept in the run: a resumed run sees the
     same images and the same split.
 
     Args:
+        config: as given
         acquire: false only checks, and writes nothing
 
     Returns:
-        the settings with nothing left open, and the folder of the run
+        the resolved settings, and the folder of the run
 
     Raises:
         UserError: anything that would make the run fail later; the message names the value and the remedy
@@ -62,10 +63,10 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
 
 
 def check(config: FinetuneConfig) -> None:
-    """Refuse values that cannot work.
+    """Refuse resolved settings that cannot work.
 
     Raises:
-        UserError: see above
+        UserError: names the setting, its value and the remedy
     """
     check_device(config.device)
     check_ranges(config.seed, config.network.drop_path_rate)
@@ -81,16 +82,16 @@ def check(config: FinetuneConfig) -> None:
             "each of network.dims": min(config.network.dims or (1,)),
         }
     )
-    shares = {
+    fractions = {
         "val_fraction": 0 < config.val_fraction < 1,
         "train_fraction": 0 < config.train_fraction <= 1,
         "crop_pct": 0 < config.crop_pct <= 1,
         "layer_decay": 0 < config.layer_decay <= 1,
         "ema_decay": config.ema_decay is None or 0 < config.ema_decay < 1,
     }
-    for name, fits in shares.items():
+    for name, fits in fractions.items():
         if not fits:
-            raise UserError(f"{name} is {getattr(config, name)}: it is a share between 0 and 1")
+            raise UserError(f"{name} is {getattr(config, name)}: it is a fraction between 0 and 1")
     config.optim.check(config.epochs, config.batch_size)
     if config.init_classes is not None and not Path(config.init_classes).expanduser().is_file():
         raise UserError(f"--init-classes {config.init_classes}: no such file")
@@ -114,11 +115,11 @@ def check_augment(augment: AugmentConfig, channels: int | None) -> None:
     """Refuse augmentation that cannot be, or that timm does not have, or not for images of so many channels.
 
     Raises:
-        UserError: see above
+        UserError: names the setting, its value and the remedy
     """
     for name in ("erase", "mix_prob", "mix_switch", "label_smoothing"):
         if not 0 <= getattr(augment, name) <= 1:
-            raise UserError(f"augment.{name} is {getattr(augment, name):g}: it is a share, from 0 to 1")
+            raise UserError(f"augment.{name} is {getattr(augment, name):g}: it goes from 0 to 1")
     for name in ("color_jitter", "mixup", "cutmix"):
         if getattr(augment, name) < 0:
             raise UserError(f"augment.{name} is {getattr(augment, name):g}: 0 turns it off")
@@ -134,10 +135,10 @@ def check_augment(augment: AugmentConfig, channels: int | None) -> None:
 
 
 def check_network(config: FinetuneConfig) -> None:
-    """Refuse a model, size or freezing that cannot work.
+    """Refuse a model, a size of images or a number of frozen stages that cannot work.
 
     Raises:
-        UserError: see above
+        UserError: names the setting, its value and the remedy
     """
     model, network = config.model or "", config.network
     if model.startswith(TIMM):
@@ -156,7 +157,7 @@ def check_timm(model: str) -> None:
     """Refuse a name that timm does not have; those on a hub or in a folder are not looked up.
 
     Raises:
-        UserError: see above; the message suggests the nearest name
+        UserError: the message suggests the nearest name
     """
     name = model.removeprefix(TIMM)
     if name == model or ":" in name:
@@ -173,18 +174,22 @@ def check_timm(model: str) -> None:
 def check_batch(config: FinetuneConfig, num_images: int) -> None:
     """Refuse a batch that is larger than the data or that mixup cannot pair.
 
+    Args:
+        config: resolved
+        num_images: to train on
+
     Raises:
-        UserError: see above
+        UserError: the message says which sizes fit
     """
     if not 1 <= config.batch_size <= num_images:
         raise UserError(
             f"batch size {config.batch_size} does not fit the {num_images} training images of {config.data}: "
             f"choose --batch-size 1 to {num_images}"
         )
-    processes, parts = current_world().size, config.optim.accumulation_steps
-    pairs = 2 * processes * parts
+    processes, micro_batches = current_world().size, config.optim.accumulation_steps
+    pairs = 2 * processes * micro_batches
     if config.augment.mixes and config.batch_size % pairs:
         raise UserError(
             f"mixup and CutMix pair the images of a batch: batch_size {config.batch_size} / ({processes} "
-            f"processes x {parts} accumulation steps) must be even: choose a multiple of {pairs}"
+            f"processes x {micro_batches} accumulation steps) must be even: choose a multiple of {pairs}"
         )

@@ -15,7 +15,7 @@ from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.engine.pictures import save_figure
 from fcmae.engine.precision import autocast
 from fcmae.finetune.collapse import collapse_by_block, draw_collapse
-from fcmae.finetune.network import open_network
+from fcmae.finetune.trained import open_network
 from fcmae.models.convnext import ConvNeXt
 
 COLLAPSE_IMAGES = 64

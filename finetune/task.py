@@ -26,8 +26,9 @@ from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.data import class_weights, open_data
 from fcmae.finetune.layer_decay import layer_decay_groups
 from fcmae.finetune.measure import measure
-from fcmae.finetune.network import build_network, save_network
+from fcmae.finetune.network import build_network
 from fcmae.finetune.prepare import check_batch
+from fcmae.finetune.trained import save_network
 from fcmae.models.convnext import ConvNeXt
 from fcmae.models.kernels.selftest import Example
 

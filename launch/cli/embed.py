@@ -1,7 +1,7 @@
 """`fcmae embed`: write the features of a folder of images."""
 
 from fcmae.core.settings import Parser
-from fcmae.finetune.inputs import check_features_file
+from fcmae.finetune.checks import check_features_file
 from fcmae.launch.cli.parsers import images_parser, read_images_options
 from fcmae.launch.cli.report import print_table
 
@@ -14,7 +14,7 @@ def run(argv: list[str]) -> int:
     """
     options = read_images_options(make_parser(), argv)
     check_features_file(options.out)
-    from fcmae.finetune.predict import embed  # imports torch
+    from fcmae.finetune.embed import embed  # imports torch
 
     return print_table(*embed(**vars(options)), options.out)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fcmae.core.settings import Parser
-from fcmae.finetune.inputs import ExportFormat, check_export, check_weights
+from fcmae.finetune.checks import ExportFormat, check_export, check_weights
 from fcmae.launch.cli.parsers import add_image_size, check_numbers
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
-from fcmae.finetune.inputs import check_images, check_out, check_weights
+from fcmae.finetune.checks import check_images, check_out, check_weights
 
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
 DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME"

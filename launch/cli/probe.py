@@ -6,7 +6,7 @@ from typing import Any
 from fcmae.core.distributed import joined
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
-from fcmae.finetune.inputs import check_out, check_weights
+from fcmae.finetune.checks import check_out, check_weights
 from fcmae.launch.cli.parsers import DATA_HELP, TIMEOUT_MINUTES, add_image_size, check_numbers, weights_parser
 
 

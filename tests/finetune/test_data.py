@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcmae.finetune.data import open_data
+from fcmae.finetune.data import class_weights, open_data
 from fcmae.finetune.prepare import prepare
 from tests.finetune.small_run import small_config
 
 
-def test_classes_of_one_image_keep_their_number_and_are_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_classes_of_one_image_keep_their_number_and_are_trained_on(tmp_path: Path) -> None:
     for name, count in {"a": 1, "b": 10, "c": 1, "d": 10}.items():
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(count):
@@ -26,3 +23,7 @@ def test_classes_of_one_image_keep_their_number_and_are_trained_on(
     assert np.bincount(train.labels).tolist() == [1, 4, 1, 4]
     assert [val.source.name(i)[0] for i in range(len(val.labels))] == ["b", "b", "d", "d"]
     assert val.labels.tolist() == [1, 1, 3, 3]
+
+
+def test_classes_without_images_weigh_nothing() -> None:
+    assert class_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])

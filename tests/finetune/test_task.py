@@ -16,17 +16,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fcmae import create_model
 from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.trainer import train
-from fcmae.finetune.config import AugmentConfig, NetworkConfig
-from fcmae.finetune.data import class_weights
-from fcmae.finetune.network import build_network, save_network
-from fcmae.finetune.prepare import check_batch, prepare
-from fcmae.finetune.resolve import resolve
+from fcmae.finetune.config import AugmentConfig
+from fcmae.finetune.prepare import prepare
 from fcmae.finetune.task import FinetuneTask
 from fcmae.models.kernels.calls import Call, record_calls
 from tests.finetune.small_run import NETWORK, run_small, small_config
@@ -130,49 +126,6 @@ def test_pre_trained_weights_are_where_the_training_starts(tmp_path: Path) -> No
     assert_same(task.model.state_dict(), load_file(tmp_path / "first" / "model.safetensors"))
 
 
-def test_weights_of_colour_images_start_a_training_on_grey_ones(tmp_path: Path) -> None:
-    colour = resolve(small_config(tmp_path, network=replace(NETWORK, in_chans=3)))
-    trained = build_network(colour, ["a", "b"]).state_dict()
-    save_network(trained, colour, ["a", "b"], {}, tmp_path / "colour.safetensors")
-    options: dict[str, Any] = {"init": str(tmp_path / "colour.safetensors"), "model": None}
-    inherited = resolve(small_config(tmp_path, **options, network=NetworkConfig()))
-    assert inherited.images.mean == pytest.approx([0.485, 0.456, 0.406])
-    config, run = prepare(small_config(tmp_path / "run", **options, network=NetworkConfig(in_chans=1)))
-    task = FinetuneTask(config, run, CPU)
-    assert (task.mean, task.std) == ((0.5,), (0.25,))
-    stem = "downsample_layers.0.0.weight"
-    assert torch.equal(task.model.state_dict()[stem], trained[stem].sum(1, keepdim=True))
-
-
-def test_head_rows_follow_the_names_of_the_classes(tmp_path: Path) -> None:
-    run_small(tmp_path / "first", epochs=1)
-    trained = load_file(tmp_path / "first" / "model.safetensors")
-    config = resolve(small_config(tmp_path, init=str(tmp_path / "first")))
-    network = build_network(config, ["7", "new", "3"])
-    weight = network.state_dict()["head.weight"]
-    assert torch.equal(weight[[0, 2]], trained["head.weight"][[7, 3]])
-    assert not any(torch.equal(weight[1], row) for row in trained["head.weight"])
-
-
-def test_head_rows_follow_a_list_of_names(tmp_path: Path) -> None:
-    nameless = tmp_path / "official.pth"
-    options: dict[str, Any] = {
-        "depths": (1, 1, 1, 1),
-        "dims": (8, 12, 16, 24),
-        "in_chans": 1,
-        "stem_stride": 1,
-    }
-    trained = create_model("convnextv2_atto", num_classes=3, **options).state_dict()
-    torch.save({"model": trained}, nameless)
-    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
-    config = resolve(small_config(tmp_path, init=str(nameless), init_classes=str(tmp_path / "names.txt")))
-    weight = build_network(config, ["cat", "dog", "ant"]).state_dict()["head.weight"]
-    assert torch.equal(weight[[0, 2]], trained["head.weight"][[2, 0]])
-    (tmp_path / "names.txt").write_text("ant\nbee\n")
-    with pytest.raises(UserError, match="names 2 classes, the head has 3"):
-        build_network(config, ["cat", "dog"])
-
-
 def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
     network = replace(NETWORK, drop_path_rate=0.0)
     config, run = prepare(
@@ -192,18 +145,6 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> No
             [parameter.grad.clone() for parameter in task.model.parameters() if parameter.grad is not None]
         )
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-
-
-def test_classes_without_images_weigh_nothing() -> None:
-    assert class_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
-
-
-def test_mixing_pairs_the_images_of_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small_config(tmp_path, batch_size=12)
-    check_batch(config, 100)
-    monkeypatch.setattr("fcmae.finetune.prepare.current_world", lambda: World(size=4))
-    with pytest.raises(UserError, match=r"4 processes x 1 .* must be even: choose a multiple of 8"):
-        check_batch(config, 100)
 
 
 def test_the_kernels_of_a_network_of_ours_are_tested_before_the_run(tmp_path: Path) -> None:
@@ -268,14 +209,6 @@ def test_frozen_stages_do_not_move(tmp_path: Path, freeze: int) -> None:
         assert torch.equal(tensor, after[name]) == frozen, name
 
 
-def test_frozen_stages_drop_no_paths(tmp_path: Path) -> None:
-    network = replace(NETWORK, in_chans=1, freeze=2, drop_path_rate=0.9)
-    model = build_network(resolve(small_config(tmp_path, network=network)), ["a", "b"])
-    drop_paths = [block.drop_path for stage in model.stages.children() for block in stage.children()]
-    assert drop_paths[:2] == [0, 0]
-    assert drop_paths[2:] == pytest.approx([0.6, 0.9])
-
-
 def test_checkpointing_changes_memory_and_not_the_weights(tmp_path: Path) -> None:
     kept = {False: 0, True: 0}
 
@@ -302,10 +235,7 @@ def test_patience_ends_a_run_that_does_not_get_better(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_folder_of_classes_keeps_its_split_when_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_folder_of_classes_keeps_its_split_when_resumed(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for name, count in {"left": 24, "right": 8}.items():
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What measuring and predicting look at before torch is imported."""
+"""What the commands that use trained weights refuse, before torch is imported."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -7,12 +7,11 @@ from typing import Literal
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
-from fcmae.core.settings import read_settings
 from fcmae.data.classes import some
-from fcmae.data.index import ImageIndex, load_lists
+from fcmae.data.index import ImageIndex
 from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
-from fcmae.finetune.config import FinetuneConfig
+from fcmae.finetune.origin import is_own_data, own_run
 from fcmae.models.card import read_card
 
 ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
@@ -21,8 +20,12 @@ ExportFormat = Literal["onnx", "timm", "transformers", "torch"]
 def check_weights(weights: Path, device: str) -> None:
     """Refuse weights that are not there, or that no file of weights can be, and a device that is not there.
 
+    Args:
+        weights: run folder or file
+        device: as for `check_device`
+
     Raises:
-        UserError: see above, or a checkpoint whose run has not yet written how its images are prepared
+        UserError: also for a checkpoint whose run has not yet written how its images are prepared
     """
     check_device(device)
     folder = weights.absolute().parent
@@ -32,37 +35,6 @@ def check_weights(weights: Path, device: str) -> None:
             f"{weights}: {run.path} has not yet written its weights, which say how images are "
             "prepared for this checkpoint: wait for its first epochs, or repeat its command if it has ended"
         )
-
-
-def own_run(weights: Path) -> RunFolder | None:
-    """The run of the fine-tuning that weights come from, as its folder or a file in it; none for others."""
-    weights = weights.absolute()
-    for folder in (weights, weights.parent, weights.parent.parent):  # a checkpoint lies two folders down
-        run = RunFolder(folder)
-        if run.classifier.is_file() and run.config.is_file():
-            return run
-    return None
-
-
-def own_config(run: RunFolder) -> FinetuneConfig:
-    """The settings of a fine-tuning.
-
-    Raises:
-        UserError: its file of settings is damaged
-    """
-    return read_settings(FinetuneConfig, run.config)
-
-
-def is_own_data(data: str | None, run: RunFolder | None) -> bool:
-    """Whether data to measure on is what the run was trained on, so that only its validation part will do.
-
-    Raises:
-        UserError: the run's settings or lists are damaged
-    """
-    if run is None or data is None:
-        return run is not None
-    lists = load_lists(run.train_images, run.val_images)
-    return find_opener(own_config(run).data).is_same(find_opener(data), lists)
 
 
 def check_labelled(data: str | None, weights: Path) -> None:
@@ -86,10 +58,15 @@ def check_labelled(data: str | None, weights: Path) -> None:
 
 
 def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str, weights: Path) -> None:
-    """Refuse classes that the weights, where they name theirs, do not know.
+    """Refuse classes that the weights do not know.
+
+    Args:
+        classes: of the data
+        known: of the weights, if they name theirs
+        data, weights: for the message
 
     Raises:
-        UserError: see above
+        UserError: names some of those and some that the weights know
     """
     unknown = sorted(set(classes) - set(known)) if known is not None else []
     if unknown:
@@ -100,10 +77,10 @@ def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str
 
 
 def check_images(images: Path) -> None:
-    """Refuse a folder without images.
+    """Refuse a folder without images, or with files that are images by their names alone.
 
     Raises:
-        UserError: see above
+        UserError: the message gives an example
     """
     ImageIndex.scan(images).check_headers()
 
@@ -112,7 +89,7 @@ def check_features_file(out: Path) -> None:
     """Refuse a file for features that is neither npz nor Parquet, or Parquet where pyarrow is missing.
 
     Raises:
-        UserError: see above
+        UserError: names the suffixes, or what to install
     """
     if out.suffix not in (".npz", ".parquet"):
         raise UserError(f"--out {out}: choose a name that ends in .npz or .parquet")
@@ -124,7 +101,7 @@ def check_export(format: ExportFormat, out: Path) -> None:
     """Refuse a place for an export that is taken, in no folder, or named as torch would not have it.
 
     Raises:
-        UserError: see above
+        UserError: names the place and the remedy
     """
     check_out(out)
     if out.exists():
@@ -137,7 +114,7 @@ def check_out(out: Path) -> None:
     """Refuse a file to write whose folder does not exist.
 
     Raises:
-        UserError: see above
+        UserError: names the folder
     """
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")

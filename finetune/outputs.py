@@ -1,0 +1,62 @@
+"""What a trained network gives for each image of a folder.
+
+Shapes: B batch, D classes, or features of an image.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcmae.data.broken import BrokenList
+from fcmae.data.images import FolderSource
+from fcmae.data.index import ImageIndex
+from fcmae.engine.precision import autocast
+from fcmae.finetune.trained import Trained
+
+
+def open_folder(images: Path, network: Trained) -> FolderSource:
+    """Find the images of a folder, to be read as the network was trained on them.
+
+    Raises:
+        UserError: there is none, or none of those tried can be read
+    """
+    source = FolderSource(ImageIndex.scan(images), network.card.in_chans, network.card.value_range)
+    source.check()
+    return source
+
+
+@torch.inference_mode()
+def outputs(
+    network: Trained,
+    source: FolderSource,
+    broken: BrokenList,
+    batch_size: int,
+    workers: int | None,
+    precision: str,
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield names of readable images and what the network gives for them, float32 (B, D), batch by batch.
+
+    Args:
+        network: with a head or without
+        source: its images
+        broken: where to list those that cannot be read
+        batch_size: images of one batch
+        workers: processes that read, by default chosen for the device
+        precision: float32, bf16 or fp16
+    """
+    device = next(network.model.parameters()).device
+    for batch in network.reader(batch_size, workers, device).read_once(source):
+        broken.add(source, batch.broken)
+        with autocast(precision, device):
+            values = network.model(batch.images)
+        names = [source.name(number) for number in batch.kept_numbers().tolist()]
+        yield names, batch.keep(values.float())
+
+
+def list_broken(out: Path) -> BrokenList:
+    """Start the list of what cannot be read beside the file that is written, anew."""
+    path = out.with_name(out.name + ".broken.txt")
+    path.unlink(missing_ok=True)
+    return BrokenList(path)
