@@ -200,7 +200,7 @@ def test_frozen_stages_do_not_move(tmp_path: Path, freeze: int) -> None:
     config, run = prepare(small_config(tmp_path / "run", network=replace(NETWORK, freeze=freeze), epochs=1))
     torch.manual_seed(config.seed)
     before = FinetuneTask(config, run, CPU).model.state_dict()
-    run._lock = None  # let go of the folder
+    run._held_lock = None  # let go of the folder
     run_small(tmp_path / "run", network=replace(NETWORK, freeze=freeze), epochs=1)
     after = final_state(tmp_path / "run")["model"]
     for name, tensor in before.items():
