@@ -12,8 +12,8 @@ from torch import Tensor
 from fcmae.core.distributed import sum_over_processes
 from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
+from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.images import Labelled
-from fcmae.data.once import Reader
 
 CONFUSION_CLASSES = 2000  # more would need gigabytes for the matrix
 
@@ -69,7 +69,7 @@ class Scores:
 def measure(
     predict: Callable[[Tensor], Tensor],
     data: Labelled,
-    reader: Reader,
+    reader: EvaluationReader,
     *,
     confusion: bool = False,
     broken: BrokenList | None = None,
@@ -90,7 +90,7 @@ def measure(
     for batch in reader.read_once(data.source):
         if broken is not None:
             broken.add(data.source, batch.broken)
-        labels = data.labels[batch.kept_numbers()]
+        labels = data.labels[batch.keep(batch.source_index)]
         scores.add(batch.keep(predict(batch.images)), labels.to(reader.device))
     scores.gather()
     if not scores.images.any():

@@ -51,7 +51,7 @@ def outputs(
         broken.add(source, batch.broken)
         with autocast(precision, device):
             values = network.model(batch.images)
-        names = [source.name(number) for number in batch.kept_numbers().tolist()]
+        names = [source.name(number) for number in batch.keep(batch.source_index).tolist()]
         yield names, batch.keep(values.float())
 
 

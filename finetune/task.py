@@ -13,7 +13,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
-from fcmae.data.once import Reader, share_of_batch
+from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
@@ -89,8 +89,10 @@ class FinetuneTask(Task):
         self.broken = BrokenList(run.broken_images)
         self.broken_val = BrokenList(run.broken_val_images)
         self.workers = choose_workers(device, config.images.workers)
-        share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
-        self.reader = Reader(config.size, config.crop_pct, self.mean, self.std, share, self.workers, device)
+        batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
+        self.reader = EvaluationReader(
+            config.size, config.crop_pct, self.mean, self.std, batch_size, self.workers, device
+        )
 
     def examples(self) -> list[Example]:
         if not isinstance(self.model, ConvNeXt):

@@ -13,7 +13,7 @@ from torch import nn
 from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT
 from fcmae.data.dataset import choose_workers
-from fcmae.data.once import Reader
+from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.transforms import channel_statistics
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, TIMM, FinetuneConfig, pair
 from fcmae.finetune.network import create_timm
@@ -50,10 +50,12 @@ class Trained:
         """Rows of the head; 0 where the network gives features (B, D)."""
         return int(self.model.num_classes)  # type: ignore[arg-type]
 
-    def reader(self, batch_size: int, workers: int | None, device: torch.device) -> Reader:
+    def reader(self, batch_size: int, workers: int | None, device: torch.device) -> EvaluationReader:
         """Return what prepares images for this network; workers are chosen where none is given."""
         card, workers = self.card, choose_workers(device, workers)
-        return Reader(card.image_size, card.crop_pct, card.mean, card.std, batch_size, workers, device)
+        return EvaluationReader(
+            card.image_size, card.crop_pct, card.mean, card.std, batch_size, workers, device
+        )
 
 
 def open_network(

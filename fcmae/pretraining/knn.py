@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, VAL_FRACTION
 from fcmae.data.dataset import choose_workers
+from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.features import extract_features, knn_accuracy
-from fcmae.data.once import Reader, share_of_batch
 from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.model import FCMAE
@@ -41,8 +41,8 @@ class Probe:
     ) -> None:
         assert config.probe_data is not None
         workers = choose_workers(device, config.images.workers)
-        share = share_of_batch(config.batch_size, config.optim.accumulation_steps)
-        self.reader = Reader(image_size, CROP_PCT, mean, std, share, workers, device)
+        batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
+        self.reader = EvaluationReader(image_size, CROP_PCT, mean, std, batch_size, workers, device)
         options = SourceOptions(
             len(mean), image_size[0], config.images.value_range, config.data_root, VAL_FRACTION, seed=0
         )

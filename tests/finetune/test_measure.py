@@ -7,12 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-import fcmae.data.once
+import fcmae.data.evaluation
 from fcmae.core.distributed import World
 from fcmae.data.broken import BrokenList
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ArraySource, Labelled
-from fcmae.data.once import Reader
+from fcmae.data.evaluation import EvaluationReader
 from fcmae.finetune.measure import Scores, measure
 
 CPU = torch.device("cpu")
@@ -38,8 +38,8 @@ def problem() -> tuple[Labelled, torch.Tensor]:
     return Labelled(WithBroken(images, "image"), labels, [f"class {i}" for i in range(K)]), logits
 
 
-def reader(batch_size: int) -> Reader:
-    return Reader((4, 4), 1.0, (0.0,), (1.0,), batch_size, 0, CPU)
+def reader(batch_size: int) -> EvaluationReader:
+    return EvaluationReader((4, 4), 1.0, (0.0,), (1.0,), batch_size, 0, CPU)
 
 
 def scored(
@@ -84,7 +84,7 @@ def test_the_parts_of_several_processes_add_up(
     alone = scored(problem, 16)
     parts = []
     for rank in range(world):
-        monkeypatch.setattr(fcmae.data.once, "current_world", lambda rank=rank: World(rank, world))
+        monkeypatch.setattr(fcmae.data.evaluation, "current_world", lambda rank=rank: World(rank, world))
         parts.append(scored(problem, 16))
     assert sum(part.confusion for part in parts).tolist() == alone.confusion.tolist()
     assert sum(int(part.top5) for part in parts) == int(alone.top5)

@@ -164,7 +164,7 @@ def test_evaluation_reads_as_many_images_at_a_time_as_a_step(
 ) -> None:
     optim = replace(small_config(tmp_path).optim, accumulation_steps=2)
     config, run = prepare(small_config(tmp_path / "run", optim=optim))
-    monkeypatch.setattr("fcmae.data.once.current_world", lambda: World(size=4))
+    monkeypatch.setattr("fcmae.data.evaluation.current_world", lambda: World(size=4))
     assert FinetuneTask(config, run, CPU).reader.batch_size == 4
 
 

@@ -62,12 +62,12 @@ def test_kernels_that_only_the_probe_calls_are_tested_too(tmp_path: Path, probe_
 
 
 @pytest.mark.parametrize(("processes", "accumulation_steps", "share"), [(1, 1, 64), (4, 2, 8), (128, 1, 1)])
-def test_processes_share_the_batch(
+def test_processes_divide_the_batch(
     processes: int, accumulation_steps: int, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PretrainConfig(batch_size=64, probe_data="digits")
     config.images.workers, config.optim.accumulation_steps = 0, accumulation_steps
-    monkeypatch.setattr("fcmae.data.once.current_world", lambda: World(size=processes))
+    monkeypatch.setattr("fcmae.data.evaluation.current_world", lambda: World(size=processes))
     probe = Probe(config, (8, 8), (0.5,), (0.5,), torch.device("cpu"))
     assert probe.reader.batch_size == share
 

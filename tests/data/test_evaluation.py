@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-import fcmae.data.once
+import fcmae.data.evaluation
 from fcmae.core.distributed import World
+from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex
-from fcmae.data.once import Reader
 
 N = 11
 
@@ -35,13 +35,13 @@ def test_every_readable_image_counts_once(
     broken: list[int] = []
     batches = []
     for rank in range(world):
-        monkeypatch.setattr(fcmae.data.once, "current_world", lambda rank=rank: World(rank, world))
-        reader = Reader((8, 8), 1.0, (0.0,), (1.0,), 4, workers, torch.device("cpu"))
+        monkeypatch.setattr(fcmae.data.evaluation, "current_world", lambda rank=rank: World(rank, world))
+        reader = EvaluationReader((8, 8), 1.0, (0.0,), (1.0,), 4, workers, torch.device("cpu"))
         mine = list(reader.read_once(source))
-        batches.append([len(view.numbers) for view in mine])
-        for view in mine:
-            broken += [i for i, _ in view.broken]
-            for row, i in zip(view.keep(view.images), view.kept_numbers().tolist(), strict=True):
+        batches.append([len(batch.source_index) for batch in mine])
+        for batch in mine:
+            broken += [i for i, _ in batch.broken]
+            for row, i in zip(batch.keep(batch.images), batch.keep(batch.source_index).tolist(), strict=True):
                 assert i not in seen
                 seen[i] = round(255 * float(row.max()))
     assert seen == {i: 10 * i for i in range(N) if i != 6}

@@ -1,4 +1,4 @@
-"""Every image once, in order, shared among the processes of a run: for measuring and predicting.
+"""Every image once, in order, divided among the processes of a run: for measuring and predicting.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -17,39 +17,35 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource
 from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
 
-NOTHING = -1  # number of a row that holds no image
+NO_IMAGE = -1  # source index of a row that holds none
 
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """A batch of images to look at.
+    """A batch of prepared images, of which some rows may hold none.
 
     Args:
         images: normalised float32 (B, C, H, W), on the device
-        numbers: int64 (B,), on the CPU; -1 where the row holds no image
-        broken: (number, reason) of images that could not be read
+        source_index: int64 (B,), the images that were read, on the CPU; -1 where a row holds none
+        broken: (index, reason) of the images that could not be read
     """
 
     images: Tensor
-    numbers: Tensor
+    source_index: Tensor
     broken: list[tuple[int, str]]
 
     def keep(self, rows: Tensor) -> Tensor:
-        """The rows (B, ...) that belong to an image."""
-        return rows[(self.numbers != NOTHING).to(rows.device)]
-
-    def kept_numbers(self) -> Tensor:
-        """The numbers of the images, in the order of `keep`."""
-        return self.numbers[self.numbers != NOTHING]
+        """Return the rows (B, ...) that belong to an image."""
+        return rows[(self.source_index != NO_IMAGE).to(rows.device)]
 
 
 @dataclass(frozen=True)
-class Reader:
+class EvaluationReader:
     """How images are prepared where nothing is left to chance.
 
     Args:
         image_size, crop_pct: see `resize_center_crop`
-        mean, std: of pixels in 0..1, one number a channel
+        mean, std: of pixels in 0..1, C numbers each
         batch_size: images of one batch and process; the last batch has what is left
         workers: processes that read; 0 reads in this one
         device: where the images go
@@ -64,19 +60,22 @@ class Reader:
     device: torch.device
 
     def read_once(self, source: ImageSource) -> Iterator[EvaluationBatch]:
-        """This process's share of all images: process r of w reads images r, r + w, r + 2 w and so on.
+        """Read this process's part of all images: process r of w reads images r, r + w, r + 2 w and so on.
 
         A broken image, and the filling that gives every process equally many rows (a sharded network needs
-        them all to take part), is a black image without a number. Leave such rows out of every count: then
+        them all to take part), is a black image without an index. Leave such rows out of every count: then
         each image counts once, however ragged the last batch and however many the processes.
+
+        Raises:
+            UserError: what a source raises that cannot go on
         """
         world = current_world()
-        share = -(-len(source) // world.size)
-        blank = torch.zeros(len(self.mean), *self.image_size, dtype=torch.uint8)
+        rows = -(-len(source) // world.size)
+        black = torch.zeros(len(self.mean), *self.image_size, dtype=torch.uint8)
         loader = DataLoader(
-            _OnceDataset(source, resize_center_crop(self.image_size, self.crop_pct), blank),
+            _EvaluationDataset(source, resize_center_crop(self.image_size, self.crop_pct), black),
             batch_size=self.batch_size,
-            sampler=[world.rank + i * world.size for i in range(share)],
+            sampler=[world.rank + i * world.size for i in range(rows)],
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
@@ -87,28 +86,31 @@ class Reader:
             yield EvaluationBatch(images, batch.source_index, batch.broken)
 
 
-def share_of_batch(batch_size: int, accumulation_steps: int) -> int:
-    """Images that one process of a training holds at a time, at least 1: as many as it may measure at a time.
+def micro_batch_size(batch_size: int, accumulation_steps: int) -> int:
+    """Return how many images one process of a training holds at a time: as many as it may measure at a time.
 
     Args:
         batch_size: images of one optimiser step, over all processes and accumulation steps
-        accumulation_steps: parts of a step
+        accumulation_steps: micro-batches of a step and process
+
+    Returns:
+        at least 1
     """
     return max(1, batch_size // (current_world().size * accumulation_steps))
 
 
-class _OnceDataset(Dataset[Item]):
-    """Transformed images by number; a black one for what is broken or beyond the last."""
+class _EvaluationDataset(Dataset[Item]):
+    """Transformed images by index; a black one for what is broken or beyond the last."""
 
-    def __init__(self, source: ImageSource, transform: Transform, blank: Tensor) -> None:
-        self.source, self.transform, self.blank = source, transform, blank
+    def __init__(self, source: ImageSource, transform: Transform, black: Tensor) -> None:
+        self.source, self.transform, self.black = source, transform, black
 
-    def __getitem__(self, number: int) -> Item:
-        data: Any = self.blank
-        if number >= len(self.source):
-            return Item(data, NOTHING, [])
+    def __getitem__(self, index: int) -> Item:
+        data: Any = self.black
+        if index >= len(self.source):
+            return Item(data, NO_IMAGE, [])
         try:
-            image = self.source.read(number)
+            image = self.source.read(index)
         except BrokenImage as error:
-            return Item(data, NOTHING, [(number, error.reason)])
-        return Item(self.transform(image), number, [])
+            return Item(data, NO_IMAGE, [(index, error.reason)])
+        return Item(self.transform(image), index, [])
