@@ -8,12 +8,13 @@ from pathlib import Path
 from fcmae.core.device import check_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
+from fcmae.core.settings import check_counts
 from fcmae.data.index import save_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
-from fcmae.engine.config import VOLATILE_IN_ALL
-from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
-from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.config import VOLATILE_IN_ALL, check_ranges
+from fcmae.engine.run_folder import RunFolder, free_folder
 from fcmae.finetune.config import POLICY_CHANNELS, TIMM, AugmentConfig, FinetuneConfig
 from fcmae.finetune.resolve import resolve
 from fcmae.models.geometry import check_image_size, total_stride
@@ -52,7 +53,7 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
     if lists:
         check_pixels(lists[0], config.in_chans, config.images.value_range)
     check_batch(config, next(iter(data.counts(lists)), config.batch_size))
-    check_checkpoints(run)
+    Checkpoints(run.checkpoints).check()
     check_timm(config.model or "")
     if not acquire:
         run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)

@@ -135,6 +135,17 @@ def to_settings(kind: type[Settings], parsed: Any) -> Settings:
     return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 
+def check_counts(counts: dict[str, int]) -> None:
+    """Refuse settings, by name, that must be at least 1.
+
+    Raises:
+        UserError: names the first that is not, and its value
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+
+
 def _with_underscores(word: str) -> str:
     """`--image-size=64` as the field is spelled: `--image_size=64`."""
     option, equals, value = word.partition("=")

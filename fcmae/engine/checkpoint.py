@@ -37,6 +37,19 @@ class Checkpoints:
         """The checkpoints by step, oldest first; the best one is not among them."""
         return sorted(self.folder.glob("step_*.pt"))
 
+    def check(self) -> None:
+        """Refuse to resume where no file can be a checkpoint, without reading any: torch.save writes zip files.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged
+        """
+        files = self.files()
+        if files and not any(zipfile.is_zipfile(file) for file in files):
+            raise UserError(
+                f"{files[-1]}: damaged, or not a checkpoint, and so are all in that folder; delete "
+                f"{self.folder.parent} to start again, or choose another --out"
+            )
+
     def save(self, state: dict[str, Any], step: int, best: bool = False) -> Path:
         """Write a checkpoint, then delete what is no longer kept.
 

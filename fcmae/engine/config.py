@@ -14,6 +14,18 @@ VOLATILE_IN_ALL = (
 )  # fmt: skip
 
 
+def check_ranges(seed: int, drop_path_rate: float) -> None:
+    """Refuse a seed that torch would not take, and a fraction of dropped paths that leaves none.
+
+    Raises:
+        UserError: names the setting, its value and the range
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: it must be at least 0, and below 2^63")
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"network.drop_path_rate is {drop_path_rate:g}: it must be at least 0, and below 1")
+
+
 @dataclass
 class OptimConfig:
     """Optimiser and learning-rate schedule.

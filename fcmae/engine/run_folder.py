@@ -1,7 +1,9 @@
 """A run is a folder: its settings, log, TensorBoard events, pictures and checkpoints."""
 
 import fcntl
+import itertools
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +15,10 @@ from fcmae.core.errors import UserError
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
 from fcmae.models.card import CHECKPOINTS, CLASSIFIER, ENCODER
 
+logger = logging.getLogger(__name__)
+
 ABSENT = "absent"
+SHOWN = 3  # differences from another run that a message lists
 
 
 class RunFolder:
@@ -168,6 +173,38 @@ class RunFolder:
             raise UserError(f"{self.path} is in use: another process is training there") from None
         except OSError:  # a file system without locks
             return
+
+
+def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, resume: bool) -> RunFolder:
+    """Return the folder of a run that names none: runs/<name>, numbered where another run is there.
+
+    A run with the same settings is found again, and so resumed. If only others are there, a warning says
+    how the most similar one differs.
+
+    Args:
+        name: what the run is called, such as digits-convnextv2_atto
+        config: the resolved settings
+        volatile: dotted keys that may differ when a run is resumed
+        resume: whether a run with these settings may be continued
+    """
+    volatile = tuple(volatile)
+    nearest: tuple[Path, list[str]] | None = None
+    for number in itertools.count(1):
+        run = RunFolder(Path("runs") / (f"{name}-{number}" if number > 1 else name))
+        if not run.path.exists() or (run.config.exists() and not run.started):
+            if nearest is not None:
+                path, differences = nearest
+                more = [f"{len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+                reason = "; ".join(differences[:SHOWN] + more) or "loop.resume is false"
+                logger.warning("%s holds a run (%s); this one is new: %s", path, reason, run.path)
+            return run
+        if run.started:
+            differences = run.differences(config, volatile)
+            if resume and not differences:
+                return run
+            if nearest is None or len(differences) < len(nearest[1]):
+                nearest = run.path, differences
+    raise AssertionError("unreachable")
 
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:

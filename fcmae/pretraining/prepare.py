@@ -4,12 +4,14 @@ from dataclasses import asdict
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
+from fcmae.core.settings import check_counts
 from fcmae.data.config import VAL_FRACTION
 from fcmae.data.index import load_lists, save_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
-from fcmae.engine.preflight import check_checkpoints, check_counts, check_ranges, free_folder
-from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.config import check_ranges
+from fcmae.engine.run_folder import RunFolder, free_folder
 from fcmae.models.geometry import count_visible, patch_grid, total_stride
 from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
@@ -49,7 +51,7 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
             f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
             f"choose --batch-size {num_images} or less"
         )
-    check_checkpoints(run)
+    Checkpoints(run.checkpoints).check()
     if lists and not run.started:
         check_pixels(lists[0], config.network.in_chans, config.images.value_range)
     if not acquire:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
-from fcmae.core.settings import Parser
-from fcmae.engine.preflight import check_counts
+from fcmae.core.settings import Parser, check_counts
 from fcmae.engine.run_folder import RunFolder
 
 

@@ -1,6 +1,5 @@
 """How a process learns which one of a run it is, and what processes that cannot meet say."""
 
-import signal
 import socket
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from fcmae.core.distributed import (
     mean_over_processes,
 )
 from fcmae.core.errors import UserError
-from fcmae.core.signals import StopSignals
 from tests.engine.toy_parallel import refuse_in_processes
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -100,19 +98,7 @@ def test_one_process_agrees_with_itself_without_torch_distributed() -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_weightiest_signal_is_the_one_that_counts() -> None:
-    with StopSignals() as stop:
-        for number, expected in (
-            (signal.SIGTERM, signal.SIGTERM),
-            (signal.SIGUSR2, signal.SIGUSR2),
-            (signal.SIGTERM, signal.SIGUSR2),
-        ):
-            signal.raise_signal(number)
-            assert stop.agreed(False) == (expected, False)
-        assert stop.agreed(True) == (signal.SIGUSR2, True)
-
-
-def test_main_process_prepares_and_the_others_are_silent(
+def test_rank_zero_prepares_and_the_others_are_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert refuse_in_processes(2) == [1, 2]

@@ -42,3 +42,15 @@ def test_handlers_come_back() -> None:
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) is not handler
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_weightiest_signal_is_the_one_that_counts() -> None:
+    with StopSignals() as stop:
+        for number, expected in (
+            (signal.SIGTERM, signal.SIGTERM),
+            (signal.SIGUSR2, signal.SIGUSR2),
+            (signal.SIGTERM, signal.SIGUSR2),
+        ):
+            signal.raise_signal(number)
+            assert stop.agreed(False) == (expected, False)
+        assert stop.agreed(True) == (signal.SIGUSR2, True)

@@ -103,6 +103,16 @@ def test_all_damaged_is_an_error(checkpoints: Checkpoints) -> None:
         checkpoints.newest()
 
 
+def test_all_that_cannot_be_checkpoints_are_told_before_they_are_read(checkpoints: Checkpoints) -> None:
+    checkpoints.check()
+    first, second = checkpoints.save(state(1), 1), checkpoints.save(state(2), 2)
+    second.write_bytes(b"damaged")
+    checkpoints.check()
+    first.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=rf"{second}: damaged.*delete {checkpoints.folder.parent} .*--out"):
+        checkpoints.check()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", pickle.dumps({"model": 1})])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pt"
