@@ -1,13 +1,12 @@
 """Jobs on a real cluster: they end, come back after preemption, time-out and kill, wait for one another."""
 
-import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,18 +17,9 @@ from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.main import main
 from fcmae.launch.cluster.records import read_record
 from fcmae.launch.cluster.registry import find_cluster
+from tests.launch.toys import TINY, refusal
 
-TINY = {
-    "data": "digits",
-    "image_size": 16,
-    "batch_size": 32,
-    "mask_ratio": 0.5,
-    "network": {"in_chans": 1, "stem_stride": 1, "depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]},
-    "decoder": {"dim": 8},
-    "optim": {"lr": 1e-3},
-    "images": {"workers": 0},
-    "loop": {"log_every": 1, "save_minutes": 0.0},
-}
+RECIPE = {**TINY, "mask_ratio": 0.5, "loop": {"log_every": 1, "save_minutes": 0.0}}
 FINETUNE = ("finetune", "--config", "labels.yaml")
 LABELS = {
     "data": "digits",
@@ -56,21 +46,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with a recipe; jobs that are left over are cancelled."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
-    Path("labels.yaml").write_text(yaml.safe_dump(LABELS))
-    Path("models.py").write_text("raise RuntimeError('a module of the user')")
-    yield tmp_path
+@pytest.fixture(autouse=True)
+def recipes(folder: Path) -> Iterator[None]:
+    """Recipes in the working directory, beside a user's module; jobs that are left over are cancelled."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
+    (folder / "labels.yaml").write_text(yaml.safe_dump(LABELS))
+    (folder / "models.py").write_text("raise RuntimeError('a module of the user')")
+    yield
     subprocess.run(["scancel", "--me"], check=False)
 
 
-def submit(*words: str) -> None:
-    assert main(["submit", *words]) == 0
+def submit(*argv: str) -> None:
+    assert main(["submit", *argv]) == 0
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -93,7 +80,8 @@ def final_weights(run: Path, epochs: int) -> dict[str, torch.Tensor]:
     state = Checkpoints(run / "checkpoints").newest()
     assert state is not None, output(run)
     assert state["progress"]["finished_epochs"] == epochs, output(run)
-    return state["model"]
+    model: dict[str, torch.Tensor] = state["model"]
+    return model
 
 
 def steps(run: Path) -> list[int]:
@@ -107,11 +95,11 @@ def note(run: Path, event: str) -> list[str]:
 
 
 def test_preempted_in_mid_epoch_it_comes_back_and_ends_the_same(folder: Path) -> None:
-    words = ("--nodes", "2", "--partition")
-    stage = ("--", "--config", "tiny.yaml", "--epochs", "4")
-    submit("pretrain", *words, "local", *stage, "--out", "whole")
+    job = ("--nodes", "2", "--partition")
+    command = ("--", "--config", "tiny.yaml", "--epochs", "4")
+    submit("pretrain", *job, "local", *command, "--out", "whole")
     until(lambda: ended(folder / "whole"), "the uninterrupted run does not end")
-    submit("pretrain", *words, "low", "--time", "60", *stage, "--out", "preempted")
+    submit("pretrain", *job, "low", "--time", "60", *command, "--out", "preempted")
     run = folder / "preempted"
     until(lambda: len(steps(run)) > STEPS_PER_EPOCH // 3, "no steps")
     Path("tiny.yaml").write_text("epochs: 1")  # what is edited now does not matter
@@ -158,17 +146,17 @@ def process_of(run: Path, rank: int) -> int:
     """The process id of a rank of the job in a run folder."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        ours = str(run / "jobs").encode() in words and b"submitit.core._submit" in words
+        ours = str(run / "jobs").encode() in argv and b"submitit.core._submit" in argv
         if ours and f"SLURM_PROCID={rank}".encode() in environment:
             return int(entry.name)
     raise AssertionError(f"no process of rank {rank}")
 
 
-def test_pipeline_of_three_stages(folder: Path) -> None:
+def test_pipeline_of_three_steps(folder: Path) -> None:
     submit(
         "pipeline", "--out", "all",
         "--", "pretrain", "--config", "tiny.yaml", "--epochs", "1",
@@ -176,7 +164,7 @@ def test_pipeline_of_three_stages(folder: Path) -> None:
         "--", "evaluate", "--data", "digits",
     )  # fmt: skip
     root = folder / "all"
-    until(lambda: ended(root / "evaluate"), "the last stage does not end")
+    until(lambda: ended(root / "evaluate"), "the last step does not end")
     assert (root / "evaluate" / "report" / "confusion.png").exists(), output(root)
     assert "top-1" in output(root)
     settings = yaml.safe_load((root / "finetune" / "config.yaml").read_text())
@@ -184,7 +172,7 @@ def test_pipeline_of_three_stages(folder: Path) -> None:
     assert settings["network"]["dims"] == [8, 8, 8, 8]
 
 
-def test_failed_stage_cancels_what_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_step_cancels_what_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     submit(
         "pipeline", "--out", "all",
         "--", "pretrain", "--config", "tiny.yaml", "--epochs", "60",
@@ -194,8 +182,8 @@ def test_failed_stage_cancels_what_waits_for_it(folder: Path, capsys: pytest.Cap
     root = folder / "all"
     until(lambda: len(steps(root / "pretrain")) > 2, "no steps")
     assert main(["jobs", "all/pretrain", "--cancel"]) == 0
-    for stage in ("pretrain", "finetune", "evaluate"):
-        until(lambda stage=stage: ended(root / stage), f"{stage} is still there")
+    for step in ("pretrain", "finetune", "evaluate"):
+        until(partial(ended, root / step), f"{step} is still there")
     assert Checkpoints(root / "pretrain" / "checkpoints").newest() is not None  # it saved first
     assert not (root / "finetune" / "config.yaml").exists()
     assert len(note(root / "pretrain", "started")) == 1
@@ -220,14 +208,14 @@ def test_sweep_is_a_run_for_each_value(folder: Path, capsys: pytest.CaptureFixtu
 def test_unknown_partition_is_refused_in_slurms_words(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["submit", "pretrain", "--partition", "moon", "--", "--out", "run"]) == 2
-    assert "invalid partition" in capsys.readouterr().err.lower()
+    argv = ["submit", "pretrain", "--partition", "moon", "--", "--out", "run"]
+    assert "invalid partition" in refusal(capsys, *argv).lower()
     assert not (folder / "run").exists()
 
 
 def test_second_job_for_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words: list[Any] = ["submit", "pretrain", "--slurm-begin", "now+1hour", "--", "--config", "tiny.yaml"]
-    assert main([*words, "--epochs", "1", "--out", "run"]) == 0
-    assert main([*words, "--epochs", "1", "--out", "run"]) == 2
-    job = json.loads((folder / "run" / "jobs" / "submitted.json").read_text())["job"]
-    assert f"job {job} is pending" in capsys.readouterr().err
+    argv = ["pretrain", "--slurm-begin", "now+1hour", "--", "--config", "tiny.yaml", "--epochs", "1"]
+    submit(*argv, "--out", "run")
+    record = read_record(folder / "run")
+    assert record is not None
+    assert f"job {record.job} is pending" in refusal(capsys, "submit", *argv, "--out", "run")

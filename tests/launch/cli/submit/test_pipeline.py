@@ -1,0 +1,60 @@
+"""Steps one after another: each knows where the weights of the one before will be."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fcmae.launch.cli.submit.pipeline import plan, request_of, split, take_root
+from fcmae.launch.cli.submit.request import read_request
+from fcmae.launch.cluster.options import JobOptions
+from tests.launch.toys import refusal
+
+FIRST = ["--", "pretrain", "--config=tiny.yaml", "--"]
+
+
+def test_each_step_starts_from_the_weights_of_the_one_before(folder: Path) -> None:
+    steps = "-- pretrain --config tiny.yaml -- finetune --data digits -- finetune --data digits -- evaluate"
+    jobs = plan(split(steps.split())[1:], folder / "all", JobOptions(), acquire=True)
+    assert [job.folder.name for job in jobs] == ["pretrain", "finetune-1", "finetune-2", "evaluate"]
+    settings = [yaml.safe_load((folder / "all" / f"finetune-{i}.yaml").read_text()) for i in (1, 2)]
+    assert [each["init"] for each in settings] == [str(jobs[0].folder), str(jobs[1].folder)]
+    assert [each["out"] for each in settings] == [str(jobs[1].folder), str(jobs[2].folder)]
+    assert jobs[3].argv[:2] == ["--weights", str(jobs[2].folder)]
+    assert [job.resumes for job in jobs] == [True, True, True, False]
+
+
+def test_a_step_that_measures_runs_in_one_process(folder: Path) -> None:
+    request = read_request("pipeline", ["--nodes", "2", "--gpus-per-node", "4"])
+    steps = [["pretrain", "--config", "tiny.yaml"], ["probe"]]
+    trains, measures = plan(steps, folder / "all", request.options, acquire=False)
+    assert request_of(trains, request) == request
+    alone = request_of(measures, request).options
+    assert (alone.processes, alone.gpus_per_node) == (1, 1)
+
+
+def test_the_folder_is_taken_out_of_the_options(folder: Path) -> None:
+    assert take_root(["--nodes", "2", "--out", "all"]) == (folder / "all", ["--nodes", "2"])
+    assert take_root(["--out=all", "--nodes", "2"]) == (folder / "all", ["--nodes", "2"])
+    assert take_root([]) == (folder / "runs" / "pipeline", [])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "needs steps"),
+        (["--", "cook"], "steps are pretrain, finetune, evaluate, probe"),
+        (["--cluster", "local", *FIRST, "evaluate"], "needs --cluster slurm, whose jobs wait"),
+        (["--sweep", "seed=1,2", *FIRST, "evaluate"], "no --sweep"),
+        ([*FIRST, "pretrain", "--config=tiny.yaml"], "pretrain cannot follow pretrain"),
+        ([*FIRST, "probe", "--bogus=3"], "'--bogus'"),
+        ([*FIRST, "evaluate", "--device=gpu"], "--device gpu"),
+        ([*FIRST, "finetune", "--device=gpu"], "--device gpu"),
+        (["--dry-run", "--", "pretrain", "--data", "photo"], "photo does not exist"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_queued(
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    assert message in refusal(capsys, "submit", "pipeline", *argv)
+    assert not list(folder.glob("**/jobs"))

@@ -1,0 +1,44 @@
+"""What becomes of a command's errors and warnings."""
+
+import logging
+import signal
+from pathlib import Path
+
+import pytest
+
+from fcmae.core.errors import UserError
+from fcmae.launch.cli.exit_status import Once, exit_status
+
+
+def test_a_warning_is_said_once() -> None:
+    once = Once()
+    records = [logging.makeLogRecord({"msg": "%d images", "args": (count,)}) for count in (3, 4, 3)]
+    assert [once.filter(record) for record in records] == [True, True, False]
+
+
+def test_what_a_person_can_mend_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(argv: list[str]) -> int:
+        raise UserError(f"{argv[0]}: no such folder")
+
+    assert exit_status(refuse, ["nowhere"]) == 2
+    assert capsys.readouterr().err == "fcmae: error: nowhere: no such folder\n"
+
+
+def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def write(argv: list[str]) -> int:
+        return Path("/dev/full").write_text("results")
+
+    assert exit_status(write, []) == 2
+    assert "No space left on device: make room" in capsys.readouterr().err
+
+
+def test_other_errors_of_files_keep_their_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        exit_status(lambda argv: len(Path("/nowhere").read_text()), [])
+
+
+def test_an_interrupt_is_the_status_of_its_signal() -> None:
+    def interrupt(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    assert exit_status(interrupt, []) == 128 + signal.SIGINT

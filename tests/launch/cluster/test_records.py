@@ -1,0 +1,23 @@
+"""What lies in a run's folder about its job."""
+
+from pathlib import Path
+
+from fcmae.launch.cluster.records import Record, find_records, note_file, read_record, write_record
+
+
+def test_runs_are_found_in_the_order_of_submission(tmp_path: Path) -> None:
+    jobs = {"b": "9", "deep/a": "10_2", "c": "10_10", "d": "toy"}
+    records = {tmp_path / run: Record(job, "slurm", "probe", "/notes") for run, job in jobs.items()}
+    for run, record in records.items():
+        write_record(run, record)
+        assert read_record(run) == record
+    assert [run.name for run in find_records(tmp_path)] == ["d", "b", "a", "c"]
+    assert find_records(tmp_path) == records
+    assert read_record(tmp_path) is None
+
+
+def test_notes_are_lines_by_event(tmp_path: Path) -> None:
+    record = Record("7", "local", "pretrain", str(tmp_path))
+    note_file(tmp_path, "7", "started").write_text("on node1\non node2\n")
+    assert record.noted("started") == ["on node1", "on node2"]
+    assert record.noted("failed") == []
