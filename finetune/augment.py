@@ -45,7 +45,8 @@ def training_transform(
     if augment.color_jitter > 0:
         strength = augment.color_jitter
         steps.append(v2.ColorJitter(strength, strength, strength))
-    return v2.Compose(steps)
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 def auto_augment(policy: str, size: tuple[int, int], mean: tuple[float, ...]) -> Transform:

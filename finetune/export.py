@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,7 +143,7 @@ def _write_timm(model: ConvNeXt, card: Card, size: tuple[int, int], path: Path) 
         "patch_size": card.options["stem_stride"],
         "in_chans": model.in_chans,
     }
-    settings = {
+    settings: dict[str, Any] = {
         "input_size": (model.in_chans, *size),
         "interpolation": "bicubic",
         "crop_pct": card.crop_pct,
@@ -188,7 +189,7 @@ def _write_transformers(model: ConvNeXt, card: Card, size: tuple[int, int], path
     if card.mean and card.std and size[0] == size[1]:  # the processor knows square images only
         processor = transformers.ConvNextImageProcessor(
             size={"shortest_edge": size[0]},
-            crop_pct=card.crop_pct,
+            crop_pct=_crop_pct(card, size),
             resample=BICUBIC,
             image_mean=card.mean,
             image_std=card.std,

@@ -142,7 +142,8 @@ def _dense_kernel(kernel: Tensor, depthwise: bool) -> Tensor:
     side = math.isqrt(kernel.shape[0]) if kernel.ndim == 3 else 0
     if side == 0 or side * side != kernel.shape[0]:
         return kernel
-    return kernel.unflatten(0, (side, side)).permute(3, 2, 1, 0).contiguous()
+    dense: Tensor = kernel.unflatten(0, (side, side)).permute(3, 2, 1, 0)
+    return dense.contiguous()
 
 
 def _from_timm(state: State) -> State:

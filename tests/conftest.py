@@ -1,7 +1,7 @@
 """What tests of several rooms share."""
 
 import os
-from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import pytest
 import torch
@@ -21,14 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
-Randomize = Callable[[nn.Module], nn.Module]
+M = TypeVar("M", bound=nn.Module)
+
+
+class Randomize(Protocol):
+    """A function that draws all parameters of a module anew, so that none hides at its initial 0 or 1."""
+
+    def __call__(self, module: M) -> M: ...
 
 
 @pytest.fixture
 def randomize() -> Randomize:
-    """A function that draws all parameters of a module anew, so that none hides at its initial 0 or 1."""
-
-    def randomized(module: nn.Module) -> nn.Module:
+    def randomized(module: M) -> M:
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
             for parameter in module.parameters():

@@ -1,6 +1,7 @@
 """Augmentation: what timm gives, on whatever images, from seeds alone."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ def photo(channels: int, size: int = 40) -> torch.Tensor:
 @pytest.mark.parametrize("policy", ["rand-m6-mstd0.5-inc1", "augmix-m5", "original-mstd0.5", "3a"])
 def test_policies_are_those_of_timm_s_training_transform(policy: str) -> None:
     ours = auto_augment(policy, (40, 40), MEAN)
-    options = {"auto_augment": policy, "interpolation": "bicubic", "mean": MEAN, "color_jitter": None}
+    options: dict[str, Any] = {
+        "auto_augment": policy,
+        "interpolation": "bicubic",
+        "mean": MEAN,
+        "color_jitter": None,
+    }
     _, theirs, _ = create_transform(40, is_training=True, separate=True, **options)
     image = photo(3)
     for seed in range(60):

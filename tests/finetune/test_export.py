@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from fcmae import create_model
+from fcmae import ConvNeXt, create_model
 from fcmae.core.errors import UserError
 from fcmae.data.transforms import resize_center_crop
-from fcmae.finetune import export as finetune_export
-from fcmae.finetune.export import ExportFormat, export
+from fcmae.finetune.checks import ExportFormat
+from fcmae.finetune.export import export
 from fcmae.models.card import Card
+from fcmae.models.formats import to_timm
 from fcmae.models.storage import save_weights
+from tests.conftest import Randomize
 
-Randomize = Callable[[nn.Module], nn.Module]
 STEM = {"in_chans": 3, "stem_stride": 4}
-SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
+SIZE: dict[str, Any] = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
 CLASSES = ("ant", "bee", "cat", "dog")
 OUT = {"onnx": "net.onnx", "timm": "net", "transformers": "net", "torch": "net.pt2"}
 IMAGES = torch.randn(5, 3, 64, 32, generator=torch.Generator().manual_seed(5))
@@ -35,7 +35,7 @@ def write(model: nn.Module, path: Path, **known: Any) -> Path:
     return path
 
 
-def trained(randomize: Randomize, name: str = "convnextv2_atto", **options: Any) -> nn.Module:
+def trained(randomize: Randomize, name: str = "convnextv2_atto", **options: Any) -> ConvNeXt:
     return randomize(create_model(name, **{"num_classes": 4, **SIZE, **options})).eval()
 
 
@@ -156,13 +156,12 @@ def test_outputs_that_differ_leave_nothing(
     randomize: Randomize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = write(trained(randomize), tmp_path / "w.safetensors")
-    right = finetune_export.to_timm
 
     def slightly_wrong(state: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
-        theirs = right(state, **options)
+        theirs = to_timm(state, **options)
         return theirs | {"head.fc.bias": theirs["head.fc.bias"] + 0.01}
 
-    monkeypatch.setattr(finetune_export, "to_timm", slightly_wrong)
+    monkeypatch.setattr("fcmae.finetune.export.to_timm", slightly_wrong)
     with pytest.raises(UserError, match=r"w\.safetensors: as timm the outputs differ"):
         export(weights, "timm", tmp_path / "net")
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,5 +1,7 @@
 """Layer decay: every parameter has the layer, and the rate, of the published code."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -58,12 +60,12 @@ def test_rates_and_weight_decay_of_a_network(groups: str) -> None:
 def test_positions_and_tokens_of_a_network_of_timm_are_not_decayed() -> None:
     import timm
 
-    size = {"depth": 1, "embed_dim": 16, "num_heads": 2, "img_size": 32}
+    size: dict[str, Any] = {"depth": 1, "embed_dim": 16, "num_heads": 2, "img_size": 32}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **size)
     groups = layer_decay_groups(model, 0.1, 0.5, "single")
     decays = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decays[model.pos_embed] == decays[model.cls_token] == 0
-    assert decays[model.head.weight] == 0.1
+    assert decays[model.get_parameter("head.weight")] == 0.1
 
 
 def test_a_network_of_timm_is_counted_in_timm_s_way() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fcmae import create_model
+from fcmae import ConvNeXt, create_model
 from fcmae.core.errors import UserError
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.network import build_network, create_timm
@@ -73,6 +73,7 @@ def test_head_rows_follow_a_list_of_names(tmp_path: Path) -> None:
 def test_frozen_stages_drop_no_paths(tmp_path: Path) -> None:
     network = replace(NETWORK, in_chans=1, freeze=2, drop_path_rate=0.9)
     model = build_network(resolve(small_config(tmp_path, network=network)), ["a", "b"])
+    assert isinstance(model, ConvNeXt)
     drop_paths = [block.drop_path for stage in model.stages.children() for block in stage.children()]
     assert drop_paths[:2] == [0, 0]
     assert drop_paths[2:] == pytest.approx([0.6, 0.9])

@@ -1,5 +1,6 @@
 """A trained network is opened as it was trained, whatever it is used for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_every_use_computes_in_the_precision_asked_for(
     run: Path, folder: Path, tmp_path: Path, precision: str
 ) -> None:
     options: dict[str, Any] = {"workers": 0, "device": "cpu", "precision": precision}
-    uses = {
+    uses: dict[str, Callable[[], Any]] = {
         "evaluate": lambda: evaluate(run, str(folder), **options),
         "probe": lambda: probe(run, str(folder), neighbors=3, **options),
         "predict": lambda: predict(run, folder, tmp_path / "results.csv", **options),
@@ -94,7 +95,11 @@ def test_every_use_computes_in_the_precision_asked_for(
     }
     for name, use in uses.items():
         seen: set[torch.dtype] = set()
-        hook = register_module_forward_hook(lambda _, __, out, seen=seen: seen.add(out.dtype))
+
+        def note(_: Any, __: Any, out: torch.Tensor, seen: set[torch.dtype] = seen) -> None:
+            seen.add(out.dtype)
+
+        hook = register_module_forward_hook(note)
         try:
             use()
         finally:

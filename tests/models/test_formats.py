@@ -26,9 +26,9 @@ from fcmae.models.weights import (
     create_model_from,
     load_weights,
 )
+from tests.conftest import Randomize
 
-Randomize = Callable[[nn.Module], nn.Module]
-SIZE = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
+SIZE: dict[str, Any] = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
 V1, V2 = "convnext_tiny", "convnextv2_tiny"
 
 
@@ -96,9 +96,10 @@ def outputs(model: nn.Module, in_chans: int = 3) -> Tensor:
     images = torch.randn(2, in_chans, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         out = model.eval()(images)
-    if isinstance(out, Tensor):
-        return out
-    return out.logits if "logits" in out else out.pooler_output
+    if not isinstance(out, Tensor):
+        out = out.logits if "logits" in out else out.pooler_output
+    assert isinstance(out, Tensor)
+    return out
 
 
 def sparse_form(model: nn.Module) -> dict[str, Tensor]:
@@ -196,8 +197,10 @@ def test_kernels_of_the_engine_itself_give_the_dense_convolution(randomize: Rand
         pytest.skip(str(error))
     sites = torch.cartesian_prod(torch.arange(1), torch.arange(8), torch.arange(6)).int()
     features = torch.randn(48, 4, generator=torch.Generator().manual_seed(2))
-    full = randomize(engine.MinkowskiConvolution(4, 5, kernel_size=2, stride=2, bias=True, dimension=2))
-    depthwise = randomize(engine.MinkowskiChannelwiseConvolution(4, kernel_size=7, bias=True, dimension=2))
+    full: Any = randomize(engine.MinkowskiConvolution(4, 5, kernel_size=2, stride=2, bias=True, dimension=2))
+    depthwise: Any = randomize(
+        engine.MinkowskiChannelwiseConvolution(4, kernel_size=7, bias=True, dimension=2)
+    )
     state = {
         "encoder.downsample_layers.0.0.kernel": full.kernel.detach(),
         "encoder.stages.0.0.dwconv.kernel": depthwise.kernel.detach(),

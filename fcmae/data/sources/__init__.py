@@ -10,6 +10,8 @@ from fcmae.data.sources.timm import TimmOpener
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
+__all__ = ["OPENERS", "Opener", "SourceOptions", "find_opener", "open_source", "open_splits", "register"]
+
 OPENERS: list[type[Opener]] = [DigitsOpener, TimmOpener, FolderOpener]  # the first that matches is taken
 
 
