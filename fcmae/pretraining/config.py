@@ -10,15 +10,15 @@ VOLATILE = (*VOLATILE_IN_ALL, "pictures_every", "probe_data", "probe_every")
 
 
 @dataclass
-class NetworkConfig:
+class EncoderConfig:
     """The encoder, beside its name.
 
     Args:
         in_chans: channels of the images; files with other channels are converted to 1 or 3
         stem_stride: side of the stem's patches: 4, 2 or 1 for mask patches of 32, 16 or 8 pixels
-        depths: blocks of each stage, where they are not the model's own
-        dims: channels of each stage, where they are not the model's own
-        drop_path_rate: drop path of the last block; it grows linearly from 0
+        depths: blocks of each stage; by default the model's own
+        dims: channels of each stage; by default the model's own
+        drop_path_rate: probability that an image skips the last block; it grows linearly from 0
         grn_scope: positions of GRN's norm; batch only reproduces the authors' sparse PyTorch code
         grad_checkpointing: compute the widest activations again for the gradient: slower, far less memory
     """
@@ -57,15 +57,15 @@ class PretrainConfig:
         image_size: side in pixels, or [height, width]
         epochs: passes over the data
         batch_size: images of one optimiser step, over all processes and accumulation steps
-        mask_ratio: share of the patches that are hidden
+        mask_ratio: fraction of the patches that is hidden
         layout: how the encoder runs on what is visible: tiles, masked or minkowski; the results agree
         norm_pix_loss: normalise each target patch by its own mean and variance
         seed: of weights, order, augmentation and masks
         device: auto, cpu, cuda, cuda:N or mps
-        out: run folder; none is runs/<data>-<model>
+        out: run folder; by default runs/<data>-<model>
         pictures_every: epochs between two pictures of reconstructions
         probe_data: labelled images to watch the encoder by (k-NN on its frozen features): folder of classes,
-            or one with train/ and val/, or a name as for `fcmae probe`; none watches nothing
+            or one with train/ and val/, or a name as for `fcmae probe`; by default nothing is watched
         probe_every: epochs between two such measurements
         network: the encoder, beside its name
         decoder: the decoder
@@ -89,14 +89,14 @@ class PretrainConfig:
     pictures_every: int = 10
     probe_data: str | None = None
     probe_every: int = 10
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def model_options(self) -> dict[str, Any]:
-        """The arguments of FCMAE."""
+        """Return the arguments of FCMAE."""
         return {
             "encoder": self.model,
             "image_size": self.image_size,

@@ -18,13 +18,13 @@ from fcmae.pretraining.model import FCMAE
 MOST_IMAGES = 10_000  # of each split: enough to watch by, and quick
 
 
-class Probe:
+class KnnProbe:
     """k-NN accuracy of an encoder on the labelled images of `config.probe_data`.
 
     Args:
-        config: of the run, with probe_data
+        config: of the run, with `probe_data`
         image_size: (height, width)
-        mean, std: of pixels in 0..1
+        mean, std: of pixels in 0..1, by channel
         device: where to compute
 
     Raises:
@@ -49,7 +49,13 @@ class Probe:
         self.splits = open_splits(config.probe_data, options)
 
     def accuracy(self, model: FCMAE) -> float:
-        """Top-1 in percent; every process of the run calls it and returns the same."""
+        """Return top-1 in percent, the same in every process of the run; all of them have to call it.
+
+        Features are pooled and normalised as in front of a head, with a norm that has nothing to learn.
+
+        Args:
+            model: left in evaluation mode
+        """
         model.eval()
 
         def encode(images: Tensor) -> Tensor:

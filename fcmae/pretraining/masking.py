@@ -26,14 +26,25 @@ def random_mask(
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """Images (B, C, H, W) to patches (B, L, P * P * C), pixel by pixel, a pixel's channels together."""
+    """Cut images (B, C, H, W) into patches (B, L, P * P * C), pixel by pixel, a pixel's channels together.
+
+    Args:
+        images: height and width are multiples of P
+        patch: P
+    """
     batch, channels, height, width = images.shape
     x = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch: int, image_size: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify`: patches (B, L, P * P * C) to images (B, C, H, W)."""
+    """Put patches (B, L, P * P * C) together to images (B, C, H, W): the inverse of `patchify`.
+
+    Args:
+        patches: pixel by pixel, a pixel's channels together
+        patch: P
+        image_size: (H, W), multiples of P
+    """
     rows, cols = image_size[0] // patch, image_size[1] // patch
     x = patches.reshape(len(patches), rows, cols, patch, patch, -1)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, *image_size)

@@ -24,7 +24,7 @@ class FCMAE(nn.Module):
     Args:
         encoder: a name of `fcmae.models.list_models()`
         image_size: pixels, a side or (height, width); multiples of the encoder's stride
-        mask_ratio: share of the patches that are hidden
+        mask_ratio: fraction of the patches that is hidden
         layout: how the encoder runs, with equal results: a name of `fcmae.models.layouts.LAYOUTS`
         decoder_depth: ConvNeXt V2 blocks of the decoder
         decoder_dim: their width, D
@@ -34,8 +34,8 @@ class FCMAE(nn.Module):
             grn_scope, grad_checkpointing)
 
     Raises:
-        ValueError: unknown encoder or layout, an image size that the stride does not divide, a mask ratio
-            outside (0, 1) or one that hides everything
+        UserError: unknown encoder, stem or layout, an image size that the stride does not divide, or a mask
+            ratio that is outside (0, 1) or hides everything or nothing
     """
 
     def __init__(
@@ -96,6 +96,10 @@ class FCMAE(nn.Module):
     def encode(self, images: Tensor, mask: Mask) -> Tensor:
         """Return the encoder's map (B, C', h, w), zero at hidden patches.
 
+        Args:
+            images: (B, C, H, W) of `image_size`
+            mask: of these images
+
         Raises:
             ValueError: images are not of `image_size`, or the mask is not of these images
         """
@@ -112,6 +116,7 @@ class FCMAE(nn.Module):
         """Predict patches: (B, C', h, w) to (B, P * P * C, h, w), with the mask token where they are hidden.
 
         Args:
+            encoded: the encoder's map
             hidden: (B, L), not zero where a patch is hidden
         """
         x = self.proj(encoded)
@@ -169,5 +174,5 @@ class FCMAE(nn.Module):
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (unbiased variance + 1e-6) of patches (B, L, N): two (B, L, 1)."""
+    """Return mean and standard deviation, two (B, L, 1), of patches (B, L, N); 1e-6 is in the variance."""
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()

@@ -19,22 +19,20 @@ from fcmae.pretraining.config import VOLATILE, PretrainConfig
 
 
 def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
-    """Check the settings, list the images, and acquire the run folder.
+    """Check the settings, list the images, and acquire and return the run folder.
 
     Nothing here imports torch before images have to be looked at (see `check_pixels`), so that a wrong path
     or size is reported in a second. A folder's list of images is kept in the run: a resumed run sees the
     same images, whatever has been added since.
 
     Args:
+        config: the settings
         acquire: false only checks, and writes nothing
 
     Raises:
         UserError: anything that would make the run fail later; the message names the value and the remedy
     """
-    check_geometry(config)
-    check_ranges(config.seed, config.network.drop_path_rate)
-    check_parts(config)
-    check_device(config.device)
+    check(config)
     if config.probe_data is not None:
         find_opener(config.probe_data).list_splits(VAL_FRACTION, seed=0)
     data = find_opener(config.data)
@@ -63,11 +61,11 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
     return run
 
 
-def check_geometry(config: PretrainConfig) -> None:
-    """Refuse a model, size, ratio or number that cannot work.
+def check(config: PretrainConfig) -> None:
+    """Refuse values that cannot work, alone or together.
 
     Raises:
-        UserError: see above
+        UserError: the message names the value and what to choose
     """
     find_size(config.model)
     rows, cols = patch_grid(config.image_size, total_stride(config.network.stem_stride))
@@ -83,17 +81,11 @@ def check_geometry(config: PretrainConfig) -> None:
         "each of network.dims": min(config.network.dims or (1,)),
     }
     check_counts(counts)
-    config.optim.check(config.epochs, config.batch_size)
-    config.loop.check()
-    config.images.check()
-
-
-def check_parts(config: PretrainConfig) -> None:
-    """Refuse a decoder of fewer than no blocks, and a layout that is unknown or lacks its engine.
-
-    Raises:
-        UserError: the message says what to choose, or to install
-    """
+    check_ranges(config.seed, config.network.drop_path_rate)
     if config.decoder.depth < 0:
         raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
     check_layout(config.layout)
+    config.optim.check(config.epochs, config.batch_size)
+    config.loop.check()
+    config.images.check()
+    check_device(config.device)

@@ -39,7 +39,7 @@ def reconstruct(
         out: the PNG to write
         count: how many images, evenly spaced over the folder
         seed: of the masks
-        device: see `pick_device`
+        device: auto, cpu, cuda, cuda:N or mps
 
     Raises:
         UserError: no such run, no checkpoint in it, no image, or a picture that cannot be written
@@ -63,7 +63,7 @@ def reconstruct(
 
 
 def few_images(dataset: ImageDataset, count: int) -> Tensor:
-    """At most `count` images, evenly spaced, as the data set's transform gives them: uint8 (N, C, H, W)."""
+    """Return at most `count` images, evenly spaced, through the data set's transform: uint8 (N, C, H, W)."""
     count = min(count, len(dataset))
     return torch.stack([dataset[0, i * len(dataset) // count].data for i in range(count)])
 
@@ -79,10 +79,12 @@ def draw_reconstructions(
     """Draw original, masked image and reconstruction side by side.
 
     Visible pixels are pasted into the reconstruction, since they carry no loss and their prediction means
-    nothing. With norm_pix_loss, each hidden patch is given its own true mean and deviation, which the network
-    does not predict: the picture looks better than what it knows. The model is left in evaluation mode.
+    nothing. With norm_pix_loss, each hidden patch is given its own true mean and standard deviation, which
+    the network does not predict: the picture looks better than what it knows. The model is left in evaluation
+    mode.
 
     Args:
+        model: what reconstructs
         images: uint8 (N, C, H, W) of the model's image size
         mean, std: of pixels in 0..1, as in training
         path: the PNG to write
@@ -134,6 +136,7 @@ def draw_grid(columns: dict[str, Tensor], path: Path, *, across: int = 1) -> Non
 
 
 def _draw_image(cell: Axes, image: Tensor) -> None:
+    """Draw an image (C, H, W) in [0, 1]."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     if len(pixels) < 3:
         cell.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1)

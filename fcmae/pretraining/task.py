@@ -23,11 +23,12 @@ from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
+from fcmae.models.card import Card
 from fcmae.models.kernels.selftest import Example
 from fcmae.models.mask import Mask
+from fcmae.models.storage import save_weights
 from fcmae.pretraining.config import PretrainConfig
-from fcmae.pretraining.export import export_encoder
-from fcmae.pretraining.knn import Probe
+from fcmae.pretraining.knn import KnnProbe
 from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
 from fcmae.pretraining.reconstruct import draw_reconstructions, few_images
@@ -89,7 +90,9 @@ class PretrainTask(Task):
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.broken_images)
         self.probe = (
-            Probe(config, self.model.image_size, self.mean, self.std, device) if config.probe_data else None
+            KnnProbe(config, self.model.image_size, self.mean, self.std, device)
+            if config.probe_data
+            else None
         )
 
     def examples(self) -> list[Example]:
@@ -128,10 +131,10 @@ class PretrainTask(Task):
         if epoch % self.config.pictures_every == 0 and current_world().is_rank_zero:
             self.write_results()
         self.broken.gather()
-        figures: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
+        metrics: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
         if self.probe is not None and epoch % self.config.probe_every == 0:
-            figures["knn"] = self.probe.accuracy(self.model)
-        return figures
+            metrics["knn"] = self.probe.accuracy(self.model)
+        return metrics
 
     def write_results(self) -> None:
         """Draw reconstructions of the same few images under the same masks, and export the encoder."""
@@ -139,7 +142,30 @@ class PretrainTask(Task):
         images = few_images(centred, NUM_PICTURES)
         generator = torch.Generator().manual_seed(self.config.seed)
         draw_reconstructions(self.model, images, self.mean, self.std, self.run.reconstructions, generator)
-        export_encoder(self.model, self.config, self.mean, self.std, self.run.encoder)
+        card = encoder_card(self.config, self.model.image_size, self.mean, self.std)
+        save_weights(self.run.encoder, self.model.encoder.state_dict(), card)
+
+
+def encoder_card(
+    config: PretrainConfig, image_size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Card:
+    """Return the card of a run's encoder: what is needed to build and to use it, and what made it.
+
+    Args:
+        config: the run's settings
+        image_size: (height, width)
+        mean, std: of pixels in 0..1, by channel
+    """
+    options = {name: getattr(config.network, name) for name in ("in_chans", "stem_stride", "depths", "dims")}
+    return Card(
+        model=config.model,
+        options={name: value for name, value in options.items() if value is not None},
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        value_range=config.images.value_range,
+        pretraining={"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
+    )
 
 
 def augment_and_mask(

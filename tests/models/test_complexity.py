@@ -44,14 +44,14 @@ def matches(value: float, printed: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "parameters", "macs"), AT_224)
-def test_published_figures_at_224(name: str, parameters: str, macs: str) -> None:
+def test_published_costs_at_224(name: str, parameters: str, macs: str) -> None:
     cost = measure_complexity(name)
     assert matches(cost.parameters / 1e6, parameters), cost
     assert matches(cost.macs / 1e9, macs), cost
 
 
 @pytest.mark.parametrize(("size", "side", "macs"), V2_AT_OTHER_SIZES)
-def test_published_figures_at_other_sizes(size: str, side: int, macs: str) -> None:
+def test_published_costs_at_other_sizes(size: str, side: int, macs: str) -> None:
     cost = measure_complexity(f"convnextv2_{size}", (side, side))
     assert matches(cost.macs / 1e9, macs), cost
 
@@ -64,7 +64,7 @@ def test_activations_are_what_convolutions_and_linear_layers_put_out() -> None:
     assert cost.activations == sum(stages) + 3
 
 
-def test_visible_tiles_cost_their_share_of_the_dense_network() -> None:
+def test_visible_tiles_cost_their_fraction_of_the_dense_network() -> None:
     tiles = measure_complexity("convnextv2_atto", num_visible=19, num_classes=0)
     dense = measure_complexity("convnextv2_atto", num_classes=0)
     assert tiles.macs == pytest.approx(19 / 49 * dense.macs, rel=1e-4)

@@ -24,8 +24,8 @@ from fcmae.models.weights import (
     match_classes,
 )
 from fcmae.pretraining.config import PretrainConfig
-from fcmae.pretraining.export import export_encoder
 from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.task import encoder_card
 from tests.conftest import Randomize
 
 SIZE: dict[str, Any] = {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)}
@@ -55,7 +55,8 @@ def weights_of(model: nn.Module, folder: Path, **known: Any) -> Weights:
 def test_a_run_of_ours_and_its_checkpoint_hold_the_same_encoder(randomize: Randomize, tmp_path: Path) -> None:
     model = randomize(FCMAE("convnextv2_atto", image_size=(64, 32), stem_stride=2, decoder_dim=8, **SIZE))
     config = PretrainConfig(data="photos", images=ImagesConfig(value_range=(0, 4095)))
-    export_encoder(model, config, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), tmp_path / "encoder.safetensors")
+    described = encoder_card(config, model.image_size, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    save_weights(tmp_path / "encoder.safetensors", model.encoder.state_dict(), described)
     torch.save({"model": model.state_dict(), "optimizer": {"step": 3}, "epoch": 1}, tmp_path / "step.pt")
     run, checkpoint = load_weights(tmp_path), load_weights(tmp_path / "step.pt")
     card = run.card

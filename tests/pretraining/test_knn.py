@@ -1,4 +1,4 @@
-"""Watching by labels: the figure is logged, the training does not notice."""
+"""Watching by labels: the accuracy is logged, the training does not notice."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.models.kernels.calls import Call, record_calls
-from fcmae.pretraining.config import DecoderConfig, NetworkConfig, PretrainConfig
-from fcmae.pretraining.knn import Probe
+from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
+from fcmae.pretraining.knn import KnnProbe
 from fcmae.pretraining.prepare import prepare
 from fcmae.pretraining.task import PretrainTask, pretrain
 
@@ -27,7 +27,7 @@ def config_of(out: Path, probe_data: str | None) -> PretrainConfig:
         pictures_every=2,
         probe_data=probe_data,
         probe_every=2,
-        network=NetworkConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8)),
+        network=EncoderConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8)),
         decoder=DecoderConfig(dim=8),
         images=ImagesConfig(workers=0),
     )
@@ -44,11 +44,11 @@ def run(out: Path, probe_data: str | None) -> tuple[list[float], dict[str, torch
 
 
 def test_the_encoder_is_watched_and_not_disturbed(tmp_path: Path) -> None:
-    figures, watched = run(tmp_path / "watched", "digits")
+    accuracies, watched = run(tmp_path / "watched", "digits")
     nothing, alone = run(tmp_path / "alone", None)
     assert nothing == []
-    assert len(figures) == 1  # epoch 2 of 2
-    assert figures[0] > 30  # of ten classes: pixels alone are better than chance
+    assert len(accuracies) == 1  # epoch 2 of 2
+    assert accuracies[0] > 30  # of ten classes: pixels alone are better than chance
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
 
 
@@ -61,15 +61,17 @@ def test_kernels_that_only_the_probe_calls_are_tested_too(tmp_path: Path, probe_
     assert (Call("depthwise_map", 16, 16, 4) in calls) == (probe_data is not None)
 
 
-@pytest.mark.parametrize(("processes", "accumulation_steps", "share"), [(1, 1, 64), (4, 2, 8), (128, 1, 1)])
+@pytest.mark.parametrize(
+    ("processes", "accumulation_steps", "micro_batch"), [(1, 1, 64), (4, 2, 8), (128, 1, 1)]
+)
 def test_processes_divide_the_batch(
-    processes: int, accumulation_steps: int, share: int, monkeypatch: pytest.MonkeyPatch
+    processes: int, accumulation_steps: int, micro_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PretrainConfig(batch_size=64, probe_data="digits")
     config.images.workers, config.optim.accumulation_steps = 0, accumulation_steps
     monkeypatch.setattr("fcmae.data.evaluation.current_world", lambda: World(size=processes))
-    probe = Probe(config, (8, 8), (0.5,), (0.5,), torch.device("cpu"))
-    assert probe.reader.batch_size == share
+    probe = KnnProbe(config, (8, 8), (0.5,), (0.5,), torch.device("cpu"))
+    assert probe.reader.batch_size == micro_batch
 
 
 def test_data_that_cannot_be_watched_is_refused(tmp_path: Path) -> None:

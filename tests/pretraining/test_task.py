@@ -27,7 +27,7 @@ from fcmae import create_model
 from fcmae.core.settings import read_settings
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.launch.cli.main import main
-from fcmae.pretraining.config import NetworkConfig, PretrainConfig
+from fcmae.pretraining.config import EncoderConfig, PretrainConfig
 from fcmae.pretraining.prepare import prepare
 from fcmae.pretraining.task import PretrainTask
 
@@ -143,7 +143,7 @@ def test_data_by_the_name_that_timm_knows(tmp_path: Path, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     write_recipe(tmp_path / "recipe.yaml", tmp_path, epochs=1)
-    words = [
+    argv = [
         "--data",
         "timm:torch/image_folder",
         "--data-root",
@@ -151,7 +151,7 @@ def test_data_by_the_name_that_timm_knows(tmp_path: Path, folder: Path) -> None:
         "--out",
         str(tmp_path / "run"),
     ]
-    command = ["pretrain", "--config", str(tmp_path / "recipe.yaml"), "--device", "cpu", *words]
+    command = ["pretrain", "--config", str(tmp_path / "recipe.yaml"), "--device", "cpu", *argv]
     assert main(command) == 0
     assert max(record["step"] for record in records(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "encoder.safetensors").exists()
@@ -192,7 +192,7 @@ def test_the_exported_encoder_is_the_models_and_says_how_to_make_it(finished: tu
 def test_reconstruct_draws_any_folder(finished: tuple[Path, str], folder: Path, tmp_path: Path) -> None:
     run, _ = finished
     picture = tmp_path / "picture.png"
-    words = [
+    argv = [
         "reconstruct",
         str(run),
         "--images",
@@ -202,7 +202,7 @@ def test_reconstruct_draws_any_folder(finished: tuple[Path, str], folder: Path, 
         "--count",
         "3",
     ]
-    assert main(words) == 0
+    assert main(argv) == 0
     with Image.open(picture) as image:
         assert min(image.size) > 100
 
@@ -223,11 +223,11 @@ def test_killed_in_mid_epoch_and_started_again_it_ends_bit_for_bit_the_same(
     finished: tuple[Path, str], folder: Path, tmp_path: Path
 ) -> None:
     """The kill loses step 9, the third of the second epoch; then images are read in another process, too."""
-    words = arguments(folder, tmp_path / "run", "--loop.save-minutes", "1e-9")
-    killed = subprocess.run([sys.executable, "-c", KILLED_DURING_STEP_9, *words], capture_output=True)
+    argv = arguments(folder, tmp_path / "run", "--loop.save-minutes", "1e-9")
+    killed = subprocess.run([sys.executable, "-c", KILLED_DURING_STEP_9, *argv], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert newest_state(tmp_path / "run")["progress"]["step"] == 8
-    assert main([*words, "--images.workers", "1"]) == 0
+    assert main([*argv, "--images.workers", "1"]) == 0
     expected, _ = finished
     assert losses(tmp_path / "run") == losses(expected)
     assert_same_encoder(tmp_path / "run", expected)
@@ -237,9 +237,9 @@ def test_killed_in_mid_epoch_and_started_again_it_ends_bit_for_bit_the_same(
 def test_sigterm_to_the_whole_job_saves_and_exits_with_143(folder: Path, tmp_path: Path) -> None:
     """The readers are signalled too, as a cluster does, and must not end the run in a traceback."""
     run = tmp_path / "run"
-    words = arguments(folder, run, "--epochs", "10000", "--images.workers", "1")
+    argv = arguments(folder, run, "--epochs", "10000", "--images.workers", "1")
     job = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         deadline = time.monotonic() + 60
@@ -275,15 +275,15 @@ def test_a_broken_image_costs_one_image_and_is_listed_once(
     damaged = images / "03.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
     write_recipe(tmp_path / "recipe.yaml", images, epochs=2)
-    words = arguments(tmp_path, tmp_path / "run")
+    argv = arguments(tmp_path, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(
             PretrainTask,
             "optimizer_stepped",
             lambda task, step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None,
         )
-        assert main(words) == 143
-    assert main(words) == 0
+        assert main(argv) == 143
+    assert main(argv) == 0
     (line,) = (tmp_path / "run" / "broken_images.txt").read_text().splitlines()
     assert line.startswith("03.png\t")
     listed = tmp_path / "run" / "broken_images.txt"
@@ -305,7 +305,7 @@ def test_built_in_digits(tmp_path: Path) -> None:
 
 def test_workers_can_be_spawned(tmp_path: Path) -> None:
     config = PretrainConfig(image_size=32, batch_size=8, device="cpu", out=str(tmp_path / "run"))
-    config.network = NetworkConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8))
+    config.network = EncoderConfig(in_chans=1, stem_stride=1, depths=(1, 1, 1, 1), dims=(4, 4, 8, 8))
     config.decoder.dim = 8
     dataset = PretrainTask(config, prepare(config), torch.device("cpu")).dataset
     there = pickle.loads(pickle.dumps(dataset))

@@ -19,7 +19,7 @@ from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.loggers import JsonLines
 from fcmae.launch.cli import pretrain
-from fcmae.pretraining.config import DecoderConfig, NetworkConfig, PretrainConfig
+from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
 from fcmae.pretraining.prepare import prepare
 from tests.launch.toys import help_of, refusal, squeezed
 
@@ -223,7 +223,7 @@ def test_help_has_hyphens_and_the_text_of_every_field(capsys: pytest.CaptureFixt
     assert "--optim.weight-decay" in text
     assert "oroneofcifar10,convnextv2_atto,convnextv2_base" in squeezed(text)
     assert not re.search(r"--[\w.]*_", text)
-    for kind in (PretrainConfig, NetworkConfig, DecoderConfig, OptimConfig, ImagesConfig, LoopConfig):
+    for kind in (PretrainConfig, EncoderConfig, DecoderConfig, OptimConfig, ImagesConfig, LoopConfig):
         described = {each.arg_name: each.description for each in docstring_parser.parse(kind.__doc__).params}
         assert described.keys() == kind.__dataclass_fields__.keys()
         for name, description in described.items():
