@@ -103,8 +103,8 @@ out = Path(sys.argv[1])
 run_small(out, optim=replace(small_config(out).optim, accumulation_steps=2))
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", code, str(tmp_path / "killed")]
-    assert subprocess.run(words, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    argv = [sys.executable, "-c", code, str(tmp_path / "killed")]
+    assert subprocess.run(argv, env=environment, capture_output=True).returncode == -signal.SIGKILL
     assert len(epochs(tmp_path / "killed")) == 1
     run_small(tmp_path / "killed", **options)
     whole, killed = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
