@@ -3,7 +3,9 @@
 Shapes: B batch, C channels, H W pixels, P patch side, L = h * w patches.
 """
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,6 +217,29 @@ def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
     mask = Mask(torch.tensor([[0, 3]] * 2), (2, 2))
     explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_for_this_machine_a_step_is_the_eager_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomize: Randomize
+) -> None:
+    """C++ is written, compiled and run, as `--loop.compile true` has it on a CPU."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is found that was compiled before
+    eager = FCMAE("convnextv2_atto", 64, 0.5, depths=(1, 1, 1, 1), dims=(4, 6, 8, 10), decoder_dim=8)
+    randomize(eager)
+    compiled = copy.deepcopy(eager)
+    compiled.compile(dynamic=False)
+    images, mask = torch.rand(3, 3, 64, 64), Mask(torch.tensor([[0, 2], [1, 3], [0, 3]]), (2, 2))
+    losses, gradients = [], []
+    for model in (eager, compiled):
+        loss, *_ = model(images, mask)
+        losses.append(loss)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(losses[1], losses[0])
+    for (name, _), expected, found in zip(eager.named_parameters(), *gradients, strict=True):
+        assert (found - expected).norm() < 1e-4 * expected.norm(), name
+    assert list(tmp_path.glob("**/*.so"))
 
 
 def calls_of(model: FCMAE) -> list[Call]:
