@@ -12,7 +12,7 @@ UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are
 class BrokenList:
     """Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
 
-    Rank zero writes what it meets at once, and what the others met when they `gather`.
+    Rank zero writes at once what it meets, and what the others have met when all `gather`.
 
     Args:
         path: the file; made when the first broken image is met
@@ -28,16 +28,22 @@ class BrokenList:
         return len(self.names)
 
     def add(self, source: ImageSource, broken: list[tuple[int, str]]) -> None:
-        """List images, given by number and reason, that are not listed yet."""
-        self._note([(source.name(number), reason) for number, reason in broken])
+        """List images that are not listed yet.
+
+        Args:
+            source: what they were read from
+            broken: (index, reason) of each
+        """
+        self._note([(source.name(index), reason) for index, reason in broken])
 
     def gather(self) -> None:
-        """Note what all processes of the run have met; each of them calls this."""
+        """List what all processes of the run have met; each of them calls this."""
         everything, self._unsent = gather_lists(self._unsent), []
         self._note(everything)
         self._unsent = []
 
     def _note(self, broken: list[tuple[str, str]]) -> None:
+        """List images by name, and keep what is new for the next gathering."""
         new = {name: reason for name, reason in broken if name not in self.names}
         self.names.update(new)
         self._unsent += new.items()
@@ -47,7 +53,7 @@ class BrokenList:
 
 
 def count_broken(listed: Path, images: Path) -> str:
-    """How many images of a run could not be read, as `3 of 27 images, listed in FILE`; empty for none.
+    """Say how many images of a run could not be read, as `3 of 27 images, listed in FILE`; nothing for none.
 
     Args:
         listed: the file that a `BrokenList` wrote, if there were any

@@ -36,11 +36,11 @@ class ClassFolders:
 
     @classmethod
     def read(cls, index: ImageIndex, known: list[str] | None = None) -> "ClassFolders":
-        """Labels from the paths of a list, whose order keeps a class together: one bisection a class.
+        """Take labels from the paths of a list, whose order keeps a class together: one bisection a class.
 
         Args:
             index: the list
-            known: all classes, sorted, where some may have no image in the list
+            known: all classes, sorted, where some have no image in the list; by default those that have
 
         Raises:
             UserError: an image lies in no class's folder
@@ -58,12 +58,15 @@ class ClassFolders:
         return cls(index, known, np.repeat(np.searchsorted(known, classes), np.diff(ends)))
 
     def select(self, numbers: np.ndarray) -> "ClassFolders":
-        """Some of the images, in the order of the list; the classes stay."""
+        """Return some of the images, by number, in the order of the list; the classes stay."""
         numbers = np.sort(numbers)
         return ClassFolders(self.index.select(numbers), self.classes, self.labels[numbers])
 
     def check_readable(self, seconds: float = 1.0) -> None:
-        """Decode images of each class until one can be read, as many classes as the time allows.
+        """Decode images of each class until one can be read, for as many classes as the time allows.
+
+        Args:
+            seconds: begin no further class after this time
 
         Raises:
             UserError: no image of a class can be read
@@ -81,11 +84,11 @@ class ClassFolders:
 
 
 def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
-    """Training and validation images: of train/ and val/ where they are, else of one tree, which is split.
+    """List training and validation images: of train/ and val/ where they are, else of one tree, in two parts.
 
     Args:
         root: holds train/ and val/ (or test/), or the folders of the classes
-        val_fraction: share of each class of a single tree that is kept for validation
+        val_fraction: fraction of each class of a single tree that is kept for validation
         seed: of that split
 
     Raises:
@@ -116,7 +119,7 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
 
 
 def find_val_classes(root: str | Path) -> ClassFolders:
-    """Images to measure on: those of val/ (or test/) where there is one, else of the whole tree.
+    """List the images to measure on: those of val/ (or test/) where there is one, else of the whole tree.
 
     Raises:
         UserError: no such folder, no image, or an image outside the classes' folders
@@ -128,16 +131,16 @@ def find_val_classes(root: str | Path) -> ClassFolders:
 def split_by_class(
     labels: np.ndarray, fraction: float, seed: int, *, take_singles: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take a share of each class: at least one image of a class, and never all of them.
+    """Take a fraction of each class: at least one image of a class, and never all of them.
 
     Args:
-        labels: int64 (N,)
-        fraction: share to take, between 0 and 1
+        labels: int64 (N,) of N images
+        fraction: to take, between 0 and 1
         seed: the same seed takes the same images
         take_singles: whether the image of a class that has one only is taken; otherwise it stays
 
     Returns:
-        numbers that stay and numbers that are taken, ascending
+        numbers of the images that stay and of those that are taken, int64, ascending
     """
     generator = np.random.default_rng(seed)
     by_class = np.argsort(labels, kind="stable")
@@ -150,10 +153,12 @@ def split_by_class(
 
 
 def _class_name(path: str) -> str:
+    """Return the first folder of a path."""
     return path.partition("/")[0]
 
 
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first folder below root that has one of these names."""
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
@@ -170,6 +175,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _check_several(data: ClassFolders) -> None:
+    """Refuse a single class."""
     if len(data.classes) < 2:
         raise UserError(
             f"{data.index.root} has one class only ({data.classes[0]}): training on labels needs two or more "
@@ -178,6 +184,7 @@ def _check_several(data: ClassFolders) -> None:
 
 
 def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
+    """Refuse classes that only one of two folders has."""
     for here, there in ((train, val), (val, train)):
         missing = sorted(set(here.classes) - set(there.classes))
         if missing:
@@ -188,7 +195,7 @@ def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
 
 
 def _check_val_images(val: ClassFolders) -> None:
-    """Say how many classes of a tree have one image only, which is trained on and not measured on."""
+    """Warn of classes of a tree that have one image only, which is trained on; refuse a tree of no others."""
     if not len(val.labels):
         raise UserError(f"{val.index.root} has one image of each class: measuring needs two of some class")
     missing = np.setdiff1d(np.arange(len(val.classes)), val.labels)
@@ -203,5 +210,5 @@ def _check_val_images(val: ClassFolders) -> None:
 
 
 def some(names: list[str]) -> str:
-    """The first few names, for a message."""
+    """Return the first few names for a message, with commas between them."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

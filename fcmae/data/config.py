@@ -15,12 +15,12 @@ class ImagesConfig:
     """Reading and augmenting images.
 
     Args:
-        workers: processes that read images; none chooses by device and cores, 0 reads in rank zero
-        crop_scale: smallest and largest share of an image's area that a random crop takes
+        workers: processes that read images, by default by device and cores; 0 reads in the one that trains
+        crop_scale: smallest and largest fraction of an image's area that a random crop takes
         hflip: mirror left to right with probability 1/2
         vflip: mirror top to bottom with probability 1/2
-        mean: per-channel mean of pixels in 0..1; none is ImageNet's for 3 channels, else 0.5
-        std: per-channel standard deviation of pixels in 0..1; none is ImageNet's for 3 channels, else 0.25
+        mean: per-channel mean of pixels in 0..1, by default ImageNet's for 3 channels, else 0.5
+        std: per-channel standard deviation of pixels in 0..1, by default ImageNet's for 3 channels, else 0.25
         value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
     """
 
@@ -36,14 +36,14 @@ class ImagesConfig:
         """Refuse values outside their range.
 
         Raises:
-            UserError: see above
+            UserError: the message names the setting and what it may be
         """
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(
-                f"images.crop_scale is {self.crop_scale}: give two shares, 0 < smallest <= largest <= 1"
+                f"images.crop_scale is {self.crop_scale}: give two fractions, 0 < smallest <= largest <= 1"
             )
         if self.workers is not None and self.workers < 0:
-            raise UserError(f"images.workers is {self.workers}: 0 reads in rank zero")
+            raise UserError(f"images.workers is {self.workers}: 0 reads in the process that trains")
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise UserError(f"images.value_range is {self.value_range}: the first value must be the smaller")

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,19 +23,20 @@ from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource
-from fcmae.data.sampler import Key, StepSampler
+from fcmae.data.sampler import Key
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
 
 
 @dataclass
 class Item:
-    """One augmented image.
+    """What a worker makes of one image.
 
     Args:
         data: what the transform returned
-        source_index: the image that was read, whose label counts; another where the one asked for is broken
-        broken: (index, reason) of each image that could not be read on the way
+        source_index: number in the source of the image that was read, whose label counts: not the one asked
+            for, where that one is broken
+        broken: (source index, reason) of the images that could not be read on the way
     """
 
     data: Any
@@ -45,12 +46,12 @@ class Item:
 
 @dataclass
 class Batch:
-    """Augmented images.
+    """A micro-batch: items, stacked.
 
     Args:
-        data: what the transform returned, stacked: a tensor (B, ...), or a list of them
-        source_index: int64 (B,), the images that were read
-        broken: (index, reason) of the images that could not be read
+        data: what the transform returned, each tensor of it stacked to (B, ...)
+        source_index: int64 (B,), numbers in the source of the images that were read
+        broken: (source index, reason) of the images that could not be read on the way
     """
 
     data: Any
@@ -58,27 +59,26 @@ class Batch:
     broken: list[tuple[int, str]]
 
     def pin_memory(self) -> "Batch":
-        """Move images and numbers to memory that a GPU can copy from while it computes."""
+        """Return the batch in memory that a GPU can copy from while it computes."""
         data, source_index = tree_map(Tensor.pin_memory, self.data), self.source_index.pin_memory()
         return replace(self, data=data, source_index=source_index)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move the images to a device, without waiting where they are pinned; indices stay on the CPU."""
+        """Return the batch with its data on a device, without waiting where they are pinned; indices stay."""
         move = partial(Tensor.to, device=device, non_blocking=True)
         return replace(self, data=tree_map(move, self.data))
 
 
 class ImageDataset(Dataset[Item]):
-    """Augmented images by (epoch, index); the same key gives the same pixels in whatever process."""
+    """Augmented images by (epoch, index); the same key gives the same pixels in whatever process.
+
+    Args:
+        source: where images come from
+        transform: from uint8 (C, H, W) to tensors of one size; draws from the global generators
+        seed: with epoch and index, determines what the transform draws
+    """
 
     def __init__(self, source: ImageSource, transform: Callable[[Tensor], Any], seed: int) -> None:
-        """Nothing is read yet.
-
-        Args:
-            source: where images come from
-            transform: from uint8 (C, H, W) to a tensor of one size, or several; draws from global generators
-            seed: with epoch and index, determines what the transform draws
-        """
         self.source, self.transform, self.seed = source, transform, seed
 
     def __len__(self) -> int:
@@ -96,6 +96,7 @@ class ImageDataset(Dataset[Item]):
             return Item(self.transform(image), source_index, broken)
 
     def _read_next(self, index: int) -> tuple[Tensor, int, list[tuple[int, str]]]:
+        """Read image `index`, or the next readable one: the image, its index, and the broken ones before."""
         broken: list[tuple[int, str]] = []
         for attempt in range(min(MAX_BROKEN, len(self))):
             i = (index + attempt) % len(self)
@@ -133,7 +134,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def collate(items: list[Item]) -> Batch:
-    """Stack items to a batch; inside a worker, in memory shared with rank zero."""
+    """Stack items to a batch; inside a worker, in memory that the training process shares."""
     return Batch(
         data=default_collate([item.data for item in items]),
         source_index=torch.tensor([item.source_index for item in items]),
@@ -142,7 +143,11 @@ def collate(items: list[Item]) -> Batch:
 
 
 class Loader:
-    """A DataLoader of batches whose workers' UserErrors arrive without a traceback."""
+    """A DataLoader of batches whose workers' UserErrors arrive without a traceback.
+
+    Args:
+        loader: what reads
+    """
 
     def __init__(self, loader: DataLoader[Item]) -> None:
         self.loader = loader
@@ -155,12 +160,14 @@ class Loader:
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
-def make_loader(dataset: ImageDataset, sampler: StepSampler, workers: int, device: torch.device) -> Loader:
+def make_loader(
+    dataset: ImageDataset, sampler: Iterable[list[Key]], workers: int, device: torch.device
+) -> Loader:
     """Read batches ahead in worker processes, one torch thread each.
 
     Args:
         dataset: gives the images
-        sampler: says which
+        sampler: says which, a list of keys for each batch
         workers: number of processes; 0 reads in this one
         device: on cuda, batches arrive in pinned memory
     """
@@ -171,32 +178,36 @@ def make_loader(dataset: ImageDataset, sampler: StepSampler, workers: int, devic
             num_workers=workers,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_main,
+            worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # else it would draw from the global one
         )
     )
 
 
-def _leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; rank zero decides when reading ends."""
+def _leave_signals_to_parent(worker: int) -> None:
+    """Let the training process say when reading ends; Ctrl-C and a cluster's SIGTERM reach workers, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_main_says, daemon=True).start()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_when_main_says() -> None:
-    """Wait for a SIGTERM that rank zero sends, as it does for workers that outlive their loader."""
+def _end_with_parent() -> None:
+    """Wait for a SIGTERM that the training process sends, as it does to workers that outlive their loader."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def choose_workers(device: torch.device, wanted: int | None = None) -> int:
-    """Number of workers of each training process: as many as wanted, else by device and cores.
+    """Choose the number of workers of each training process.
 
     On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
-    are shared by the run's processes on this machine; SLURM's cores per task are of one process already.
+    are divided among the run's processes on this machine; SLURM's cores per task are of one process already.
+
+    Args:
+        device: what trains
+        wanted: as many, whatever the device; by default they are chosen
     """
     if wanted is not None:
         return wanted

@@ -49,7 +49,8 @@ def read_image(
     Args:
         path: a file of one of `SUFFIXES`; which kind of picture it is, is told by its content
         channels: number of channels of the result
-        value_range: values of 16-bit, integer and float images that become 0 and 255; others are clipped
+        value_range: values of 16-bit, integer and float images that become 0 and 255, others are clipped; by
+            default the full range of 16 bits, and 0..1 of floats
         max_pixels: images of more pixels are refused before they are decoded
 
     Returns:
@@ -101,11 +102,11 @@ def _read_picture(path: Path, channels: int, max_pixels: int) -> np.ndarray:
 
 
 def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
-    """(width, height) in a JPEG's frame header; none for other files and for what no camera writes before it.
+    """Find (width, height) in a JPEG's frame header; None for other files, and after what no camera writes.
 
     Pillow's header takes a tenth of the time of the whole pipeline from a photograph to a crop.
     """
-    if data[:2] != b"\xff\xd8":
+    if bytes(data[:2]) != b"\xff\xd8":
         return None
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
@@ -119,12 +120,14 @@ def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
 
 
 def _read_with_torchvision(data: np.ndarray, channels: int) -> np.ndarray:
-    image = decode_image(torch.from_numpy(data), _TORCHVISION_MODES[channels], apply_exif_orientation=True)
+    """Decode a file's bytes to (H, W, C)."""
+    mode = _TORCHVISION_MODES[channels]
+    image: Tensor = decode_image(torch.from_numpy(data), mode, apply_exif_orientation=True)
     return image.permute(1, 2, 0).numpy()
 
 
 def _suits_torchvision(image: Image.Image, channels: int) -> bool:
-    """Whether torchvision's decoder gives what Pillow gives; it is faster, but knows less."""
+    """Tell whether torchvision's decoder gives what Pillow gives; it is faster, but knows less."""
     if channels == 4:
         return image.mode == "RGBA" and image.format == "PNG"  # elsewhere it makes an alpha channel up
     if image.format == "WEBP":  # of these it can make no grey, and takes no notice of EXIF
@@ -133,13 +136,15 @@ def _suits_torchvision(image: Image.Image, channels: int) -> bool:
 
 
 def _is_deep_colour_tiff(image: Image.Image) -> bool:
-    """Whether this is a TIFF of several samples of more than 8 bits, which Pillow would cut to 8."""
+    """Tell whether this is a TIFF of several samples of more than 8 bits, which Pillow would cut to 8."""
     if image.format != "TIFF" or len(image.getbands()) == 1:
         return False
-    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # type: ignore[attr-defined]
+    bits: int = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    return bits > 8
 
 
 def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.ndarray:
+    """Read an opened picture upright: grey pages of a TIFF as channels, or the first page in their mode."""
     if channels > 1 and image.format == "TIFF" and image.mode != "P" and len(image.getbands()) == 1:
         pages = getattr(image, "n_frames", 1)
         if pages == channels:
@@ -155,16 +160,19 @@ def _read_with_pillow(image: Image.Image, channels: int, max_pixels: int) -> np.
 
 
 def _read_page(image: Image.Image, page: int, max_pixels: int) -> np.ndarray:
+    """Read one page (H, W)."""
     image.seek(page)
     check_size(image.size, max_pixels)
     return np.asarray(image)
 
 
 def _has_transparency(image: Image.Image) -> bool:
+    """Tell whether a picture has an alpha channel or a transparent colour."""
     return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
 def _read_with_tifffile(path: Path, max_pixels: int) -> np.ndarray:
+    """Read a TIFF's first series (H, W) or (H, W, C)."""
     try:
         import tifffile
     except ImportError:
@@ -209,4 +217,5 @@ def _to_uint8(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     scaled = (array.astype(np.float32) - low) * (255 / (high - low))
     if not np.isfinite(scaled).all():
         raise ValueError("has values that are not finite")
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    pixels: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    return pixels

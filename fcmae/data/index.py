@@ -41,13 +41,13 @@ class ImageIndex:
         offsets: np.ndarray,
         passed_over: dict[str, int] | None = None,
     ) -> None:
-        """Use `ImageIndex.scan` or `ImageIndex.load`.
+        """Take the arrays; `ImageIndex.scan` and `ImageIndex.load` make them.
 
         Args:
             root: folder that the paths are relative to
             names: uint8, all paths end to end
             offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
-            passed_over: how many images a scan met that are not read, by the ends of their names
+            passed_over: how many images a scan met that are not read, by suffix
         """
         self.root, self.names, self.offsets = Path(root), names, offsets
         self.passed_over = passed_over or {}
@@ -83,6 +83,9 @@ class ImageIndex:
     def check_headers(self, tries: int = 32) -> None:
         """Open images from all over the folder until one looks like an image; nothing is decoded.
 
+        Args:
+            tries: number of images to open at most
+
         Raises:
             UserError: none of those tried does
         """
@@ -116,22 +119,22 @@ class ImageIndex:
         return len(self.offsets) - 1
 
     def __getitem__(self, i: int) -> str:
-        """Path of image i relative to the root."""
+        """Return the path of image i relative to the root."""
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
         return os.fsdecode(self.names[self.offsets[i] : self.offsets[i + 1]].tobytes())
 
     def path(self, i: int) -> Path:
-        """Absolute path of image i."""
+        """Return the path of image i below the root."""
         return self.root / self[i]
 
     def spread(self, count: int) -> list[int]:
-        """Numbers of at most `count` images, evenly spaced over the list."""
+        """Return the numbers of at most `count` images, evenly spaced over the list."""
         numbers: list[int] = np.unique(np.linspace(0, len(self) - 1, count, dtype=np.int64)).tolist()
         return numbers
 
     def select(self, numbers: np.ndarray) -> "ImageIndex":
-        """Some of the images, in the order of this list."""
+        """Return some of the images, by number, in the order of this list."""
         kept = np.zeros(len(self), bool)
         kept[numbers] = True
         sizes = np.diff(self.offsets)
@@ -139,7 +142,7 @@ class ImageIndex:
         return ImageIndex(self.root, self.names[np.repeat(kept, sizes)], offsets)
 
     def digest(self) -> str:
-        """A hash of the relative paths and their order, the same on every machine."""
+        """Return a hash of the relative paths and their order, the same on every machine."""
         return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()
 
 
@@ -163,6 +166,7 @@ _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def _check_folder(root: Path) -> None:
+    """Refuse what is no folder, and say what to give instead."""
     if root.is_dir():
         return
     if not root.exists():
@@ -188,7 +192,7 @@ def _has_header(path: Path) -> bool:
 
 
 def _checked(index: ImageIndex) -> ImageIndex:
-    """Raise ValueError where the arrays of a file do not fit together."""
+    """Return a list that was read from a file; raise ValueError where its arrays do not fit together."""
     names, offsets = index.names, index.offsets
     if names.dtype != np.uint8 or offsets.dtype != np.int64 or names.ndim != 1 or offsets.ndim != 1:
         raise ValueError("arrays of another type")
@@ -250,6 +254,7 @@ def _walk(
 
 
 def _cache_file(root: Path) -> Path:
+    """Return where the list of a folder is kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "fcmae" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
 

@@ -8,7 +8,7 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.suffixes import find_format
 
 TRIES = 8
-USED = 0.25  # share of the range of 16-bit values below which an image would lose what it shows
+USED = 0.25  # fraction of the range of 16-bit values below which an image would lose what it shows
 CAMERA_BITS = (8, 10, 12, 14)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -21,7 +21,7 @@ def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, flo
     Args:
         index: the images, of which a few from all over the list are looked at
         channels: of the images, as the run reads them
-        value_range: values that become black and white; none is the whole range of 16 bits
+        value_range: values that become black and white, by default the whole range of 16 bits
 
     Raises:
         UserError: no image can be read so, or those of 16 bits use less than a quarter of their range
@@ -62,6 +62,6 @@ def _may_be_deep(path: Path) -> bool:
 
 
 def _suggested(low: int, high: int) -> tuple[int, int]:
-    """The range of the camera whose bits the values fit into, or theirs where they fit into none."""
+    """Return the range of the camera whose bits the values fit into, or else their own."""
     tops = [2**bits - 1 for bits in CAMERA_BITS if high < 2**bits]
     return (0, tops[0]) if tops else (low, high)

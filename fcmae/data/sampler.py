@@ -13,13 +13,13 @@ hold an image several times, the first number is that of the draw, so that each 
 
 
 class StepSampler:
-    """Keys of one process's micro-batches, from one optimiser step to another, across epochs without a break.
+    """The keys of one process's micro-batches, from one optimiser step to another, through all epochs.
 
     Use it as `batch_sampler` of a DataLoader. An epoch's order is a permutation drawn from (seed, epoch);
     the images that do not fill a last batch are left out of that epoch. Step s of an epoch takes the s-th
-    `batch_size` images of the order, cuts them into `accumulation_steps` micro-batches and each of these
-    into `world` contiguous parts: workers, processes and restarts change nothing about which images meet in
-    a step.
+    `batch_size` images of the order and cuts them into `accumulation_steps` times `world` micro-batches, of
+    which each process takes every `world`-th: workers, processes and restarts change nothing about which
+    images meet in a step.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class StepSampler:
         world: int | None = None,
         weights: np.ndarray | None = None,
     ) -> None:
-        """Check that the batch can be filled and divided.
+        """Take the order's settings, and see that a batch can be filled and divided.
 
         Args:
             n: images in the data set
@@ -46,7 +46,8 @@ class StepSampler:
             accumulation_steps: micro-batches of one optimiser step
             rank: number of this process; by default its own among those of the run
             world: number of processes; by default those of the run
-            weights: (n,), draw an epoch's n images with these chances instead, the same one often or never
+            weights: (n,), draw an epoch's n images with probabilities in proportion to these, the same one
+                often or never; by default each image once
 
         Raises:
             UserError: more images in a batch than there are, or a batch that does not divide
@@ -63,7 +64,7 @@ class StepSampler:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start_step, self.total_steps = start_step, total_steps
         self.accumulation_steps, self.rank, self.world = accumulation_steps, rank, world
-        self.chances = None if weights is None else weights / weights.sum()
+        self.probabilities = None if weights is None else weights / weights.sum()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,20 +72,21 @@ class StepSampler:
         return self.n // self.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """One list of keys per micro-batch of this process."""
+        """Yield the keys of each micro-batch of this process."""
         order, order_epoch = np.arange(0), -1
         for step in range(self.start_step, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
             places = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
-            for part in places.reshape(self.accumulation_steps, self.world, -1)[:, self.rank]:
-                turns = part + epoch * self.n if self.chances is not None else np.full_like(part, epoch)
-                yield list(zip(turns.tolist(), order[part].tolist(), strict=True))
+            for micro_batch in places.reshape(self.accumulation_steps, self.world, -1)[:, self.rank]:
+                drawn = self.probabilities is not None
+                turns = micro_batch + epoch * self.n if drawn else np.full_like(micro_batch, epoch)
+                yield list(zip(turns.tolist(), order[micro_batch].tolist(), strict=True))
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The images of an epoch."""
+        """Return the indices of an epoch's images, int64 (n,), in order."""
         generator = np.random.default_rng((self.seed, epoch))
-        if self.chances is not None:
-            return generator.choice(self.n, self.n, p=self.chances)
+        if self.probabilities is not None:
+            return generator.choice(self.n, self.n, p=self.probabilities)
         return generator.permutation(self.n)

@@ -26,11 +26,11 @@ BICUBIC = InterpolationMode.BICUBIC
 def random_crop_flip(
     image_size: Size, scale: tuple[float, float] = (0.2, 1.0), hflip: bool = True, vflip: bool = False
 ) -> Transform:
-    """The pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
+    """Make the pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
 
     Args:
         image_size: (height, width) of the result
-        scale: smallest and largest share of the area that is cropped
+        scale: smallest and largest fraction of the area that is cropped
         hflip: mirror left to right with probability 1/2
         vflip: mirror top to bottom with probability 1/2
 
@@ -44,6 +44,7 @@ def random_crop_flip(
 def _random_crop_flip(
     image: Tensor, image_size: Size, scale: tuple[float, float], hflip: bool, vflip: bool
 ) -> Tensor:
+    """Crop, resize and flip uint8 (C, H, W)."""
     box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
     crop = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
     image = F.resize(crop, list(image_size), interpolation=BICUBIC, antialias=True)
@@ -55,32 +56,35 @@ def _random_crop_flip(
 
 
 def resize_center_crop(image_size: Size, crop_pct: float = CROP_PCT) -> Transform:
-    """The usual evaluation transform: resize so that `image_size / crop_pct` is covered, crop the centre.
+    """Make the usual evaluation transform: resize to cover `image_size / crop_pct`, crop the centre.
 
-    Images of 384 pixels and more are resized straight to the size, without regard to `crop_pct`, as the
-    published ConvNeXt figures at 384 and 512 are.
+    To 384 pixels and more, images are resized straight, without regard to `crop_pct`, as for ConvNeXt's
+    published accuracies at 384 and 512.
 
     Args:
         image_size: (height, width) of the result
-        crop_pct: share of the resized image's short side that the crop takes
+        crop_pct: fraction of the resized image's short side that the crop takes
 
     Returns:
         a function from uint8 (C, H, W) to uint8 (C, *image_size)
     """
     if min(image_size) >= STRAIGHT_FROM:
-        return v2.Resize(image_size, interpolation=BICUBIC, antialias=True)
+        straight: Transform = v2.Resize(image_size, interpolation=BICUBIC, antialias=True)
+        return straight
     covered = int(image_size[0] / crop_pct), int(image_size[1] / crop_pct)
     return partial(_resize_center_crop, image_size=image_size, covered=covered)
 
 
 def _resize_center_crop(image: Tensor, image_size: Size, covered: Size) -> Tensor:
+    """Resize uint8 (C, H, W) to cover a size, and crop its centre."""
     size = _covering_size(image.shape[-2], image.shape[-1], covered)
     image = F.resize(image, list(size), interpolation=BICUBIC, antialias=True)
-    return F.center_crop(image, list(image_size))
+    cropped: Tensor = F.center_crop(image, list(image_size))
+    return cropped
 
 
 def _covering_size(height: int, width: int, covered: Size) -> Size:
-    """Smallest (height, width) of the same shape as the image's that covers `covered`."""
+    """Return the smallest (height, width) in the image's proportions that covers `covered`."""
     if height * covered[1] <= width * covered[0]:
         return covered[0], covered[0] * width // height
     return covered[1] * height // width, covered[1]
@@ -89,7 +93,12 @@ def _covering_size(height: int, width: int, covered: Size) -> Size:
 def channel_statistics(
     channels: int, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels in 0..1, one per channel, with defaults for those not given.
+    """Return mean and standard deviation of pixels in 0..1, one number a channel each.
+
+    Args:
+        channels: C
+        mean: by default ImageNet's for 3 channels, else 0.5
+        std: by default ImageNet's for 3 channels, else 0.25
 
     Raises:
         UserError: as many numbers as channels are needed, standard deviations above 0
@@ -124,5 +133,5 @@ def to_float(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
 
 @lru_cache(maxsize=8)  # copying them to a GPU anew would make every step wait
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Constants as float32 (C, 1, 1)."""
+    """Put constants, C numbers, on a device as float32 (C, 1, 1)."""
     return torch.tensor(values, device=device)[:, None, None]

@@ -50,7 +50,7 @@ def meet_broken_images(rank: int, port: int, path: Path) -> None:
         assert len(broken) == 3
 
 
-def test_main_process_lists_what_the_others_met(tmp_path: Path) -> None:
+def test_rank_zero_lists_what_the_others_met(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -68,7 +68,7 @@ def test_the_split_depends_on_the_seed_alone() -> None:
     assert first == again != other
 
 
-def test_a_share_of_a_class_is_at_least_one_image_and_never_all() -> None:
+def test_a_fraction_of_a_class_is_at_least_one_image_and_never_all() -> None:
     labels = np.array([2, 0, 1, 1, 0, 0, 0])  # four of class 0, two of class 1, one of class 2
     for fraction in (0.01, 0.99):
         stay, taken = split_by_class(labels, fraction, 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def jitter(image: Tensor) -> Tensor:
     return image + torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
 
 
-def batches(folder: Path, workers: int = 0, total_steps: int = 5, **sampling: int) -> list[Batch]:
+def batches(folder: Path, workers: int = 0, total_steps: int = 5, **sampling: Any) -> list[Batch]:
     dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
     sampler = StepSampler(len(dataset), 8, 3, total_steps=total_steps, **sampling)
     return list(make_loader(dataset, sampler, workers, CPU))
@@ -154,14 +155,14 @@ os._exit(0)
 """
 
 
-def test_workers_end_when_the_main_process_says_and_not_by_signals_of_others() -> None:
-    main = subprocess.Popen([sys.executable, "-c", SIGNALLED], stdin=-1, stdout=-1, stderr=-1, text=True)
-    assert main.stdout is not None
-    worker = int(main.stdout.readline())
+def test_workers_end_when_their_parent_says_and_not_by_signals_of_others() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", SIGNALLED], stdin=-1, stdout=-1, stderr=-1, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker, number)
     time.sleep(0.1)
-    output, errors = main.communicate("go on\n", timeout=60)
+    output, errors = parent.communicate("go on\n", timeout=60)
     assert output == "0\n", errors
 
 

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def as_pillow(path: Path, mode: str) -> torch.Tensor:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    def save(image: Image.Image, suffix: str, **options: object) -> Path:
+    def save(image: Image.Image, suffix: str, **options: Any) -> Path:
         image.save(tmp_path / f"image{suffix}", **options)
         return tmp_path / f"image{suffix}"
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
+from fcmae.data.suffixes import SUFFIXES
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder for this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "fcmae"
+
+
+def paths(index: ImageIndex) -> list[str]:
+    return [index[i] for i in range(len(index))]
 
 
 def make_tree(root: Path, *files: str) -> Path:
@@ -52,7 +57,7 @@ def test_order_is_that_of_sorted_paths_and_others_are_left_out(tmp_path: Path) -
     index = ImageIndex.scan(root)
     expected = sorted(root / name for name in wanted)
     assert [index.path(i) for i in range(len(index))] == expected
-    assert list(index) == [path.relative_to(root).as_posix() for path in expected]
+    assert paths(index) == [path.relative_to(root).as_posix() for path in expected]
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     (root / "second").symlink_to(elsewhere)
     (root / "a" / "loop").symlink_to(root)
     (root / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
-    assert list(ImageIndex.scan(root)) == ["a/2.jpg", "link/1.jpg"]
+    assert paths(ImageIndex.scan(root)) == ["a/2.jpg", "link/1.jpg"]
 
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_a_saved_list_is_the_same_list(tmp_path: Path) -> None:
     index = ImageIndex.scan(make_tree(tmp_path / "images", "a.jpg", "b/ü.png"))
     index.save(tmp_path / "list.npz")
     loaded = ImageIndex.load(tmp_path / "list.npz")
-    assert list(loaded) == list(index)
+    assert paths(loaded) == paths(index)
     assert loaded.root == index.root
     assert loaded.digest() == index.digest()
 
@@ -93,12 +98,12 @@ def test_digest_depends_on_the_list_and_not_on_the_place(tmp_path: Path) -> None
 def test_cache_is_used_until_a_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_tree(tmp_path / "images", "a/1.jpg", "b/2.jpg")
     age(root)
-    before = list(ImageIndex.scan(root))
+    before = paths(ImageIndex.scan(root))
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", None)  # nothing is listed any more
-        assert list(ImageIndex.scan(root)) == before
+        assert paths(ImageIndex.scan(root)) == before
     (root / "b" / "3.jpg").touch()
-    assert list(ImageIndex.scan(root)) == [*before, "b/3.jpg"]
+    assert paths(ImageIndex.scan(root)) == [*before, "b/3.jpg"]
 
 
 def test_images_that_are_not_read_are_counted(
@@ -106,7 +111,7 @@ def test_images_that_are_not_read_are_counted(
 ) -> None:
     root = make_tree(tmp_path / "images", "1.jpg", "a/2.HEIC", "3.heic", "a/4.gif", "notes.txt", ".5.heic")
     age(root)
-    assert list(ImageIndex.scan(root)) == ["1.jpg"]
+    assert paths(ImageIndex.scan(root)) == ["1.jpg"]
     (warning,) = caplog.messages
     assert warning.startswith(f"{root}: passed over 2 .heic, 1 .gif; convert them to JPEG, PNG")
     with monkeypatch.context() as patch:
@@ -134,18 +139,25 @@ def test_a_damaged_cache_is_ignored(tmp_path: Path, cache: Path, damage: str) ->
         file.mkdir()
     elif damage == "other arrays":
         changed = [root.stat().st_mtime_ns]
-        arrays = {"names": np.zeros(3), "offsets": np.zeros(2), "folders": np.zeros(0, np.uint8)}
-        np.savez(file, **arrays, changed=changed, passed_over=np.array("{}"))
+        np.savez(
+            file,
+            names=np.zeros(3),
+            offsets=np.zeros(2),
+            suffixes=np.array(list(SUFFIXES)),
+            folders=np.zeros(0, np.uint8),
+            changed=changed,
+            passed_over=np.array("{}"),
+        )
     else:
         file.write_bytes({"garbage": b"PK garbage", "truncated": content[:-60], "empty": b""}[damage])
-    assert list(ImageIndex.scan(root)) == ["1.jpg"]
+    assert paths(ImageIndex.scan(root)) == ["1.jpg"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, cache: Path) -> None:
     root = make_tree(tmp_path / "images", "1.jpg")
     age(root)
     cache.parent.write_text("a file where the cache folder would be")
-    assert list(ImageIndex.scan(root)) == ["1.jpg"]
+    assert paths(ImageIndex.scan(root)) == ["1.jpg"]
 
 
 def test_errors_name_the_folder_and_the_remedy(tmp_path: Path) -> None:

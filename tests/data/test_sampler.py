@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ def joined(parts: Iterable[list[Key]]) -> list[Key]:
     return list(chain.from_iterable(parts))
 
 
-def steps(total: int = 10, accumulation_steps: int = 1, **options: int) -> list[list[Key]]:
+def steps(total: int = 10, accumulation_steps: int = 1, **options: Any) -> list[list[Key]]:
     """The keys of each optimiser step of one process: 12 of 50 images."""
     parts = list(StepSampler(50, 12, 7, total_steps=total, accumulation_steps=accumulation_steps, **options))
     return [joined(parts[i : i + accumulation_steps]) for i in range(0, len(parts), accumulation_steps)]
@@ -42,11 +43,13 @@ def test_a_late_start_continues_the_same_steps(start: int) -> None:
 
 
 @pytest.mark.parametrize(("world", "accumulation_steps"), [(1, 3), (2, 1), (2, 3), (4, 1), (3, 4)])
-def test_processes_and_parts_share_the_images_of_each_step(world: int, accumulation_steps: int) -> None:
-    shares = [steps(rank=rank, world=world, accumulation_steps=accumulation_steps) for rank in range(world)]
+def test_processes_and_micro_batches_divide_the_images_of_each_step(
+    world: int, accumulation_steps: int
+) -> None:
+    ranks = [steps(rank=rank, world=world, accumulation_steps=accumulation_steps) for rank in range(world)]
     for step, whole in enumerate(steps()):
-        assert sorted(joined(share[step] for share in shares)) == sorted(whole)
-        assert {len(share[step]) for share in shares} == {12 // world}
+        assert sorted(joined(rank[step] for rank in ranks)) == sorted(whole)
+        assert {len(rank[step]) for rank in ranks} == {12 // world}
 
 
 def test_the_ranks_of_a_micro_batch_are_its_contiguous_parts() -> None:
@@ -69,8 +72,8 @@ def test_batches_that_cannot_be_made_are_refused(batch_size: int, world: int, me
 def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
     weights = np.array([1.0, 1.0, 2.0, 0.0])
     keys = [key for batch in StepSampler(4, 4, 5, total_steps=2000, weights=weights) for key in batch]
-    shares = np.bincount([index for _, index in keys], minlength=4) / len(keys)
-    assert shares == pytest.approx([0.25, 0.25, 0.5, 0.0], abs=0.02)
+    fractions = np.bincount([index for _, index in keys], minlength=4) / len(keys)
+    assert fractions == pytest.approx([0.25, 0.25, 0.5, 0.0], abs=0.02)
     assert len({turn for turn, _ in keys}) == len(keys)
     later = [
         key for batch in StepSampler(4, 4, 5, start_step=7, total_steps=9, weights=weights) for key in batch

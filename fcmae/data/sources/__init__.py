@@ -7,6 +7,8 @@ from fcmae.data.sources.digits import DigitsOpener
 from fcmae.data.sources.folder import FolderOpener
 from fcmae.data.sources.timm import TimmOpener
 
+__all__ = ["OPENERS", "Opener", "SourceOptions", "find_opener", "open_source", "open_splits", "register"]
+
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
