@@ -47,7 +47,7 @@ class StripesOpener(Opener):
 def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "OPENERS", list(sources.OPENERS))
     monkeypatch.chdir(tmp_path)
-    sources.register(StripesOpener)
+    sources.register_opener(StripesOpener)
 
 
 def run(command: str, settings: dict[str, object]) -> None:

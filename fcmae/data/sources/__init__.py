@@ -1,4 +1,8 @@
-"""Which data --data means: the registry of openers, one for each kind of data."""
+"""Which data --data means: the registry of openers, one for each kind of data.
+
+A new kind is a file with a class, and its name in the list here; or a class anywhere, and a call of
+`register_opener`.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -7,20 +11,25 @@ from fcmae.data.sources.digits import DigitsOpener
 from fcmae.data.sources.folder import FolderOpener
 from fcmae.data.sources.timm import TimmOpener
 
-__all__ = ["OPENERS", "Opener", "SourceOptions", "find_opener", "open_source", "open_splits", "register"]
+__all__ = [
+    "OPENERS",
+    "Opener",
+    "SourceOptions",
+    "find_opener",
+    "open_source",
+    "open_splits",
+    "register_opener",
+]
 
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
-__all__ = ["OPENERS", "Opener", "SourceOptions", "find_opener", "open_source", "open_splits", "register"]
-
 OPENERS: list[type[Opener]] = [DigitsOpener, TimmOpener, FolderOpener]  # the first that matches is taken
 
 
-def register(kind: type[Opener]) -> type[Opener]:
-    """Add a kind of data, which is asked before those that are known already; a decorator of its class."""
+def register_opener(kind: type[Opener]) -> None:
+    """Let --data mean one more kind of data, which is asked before those that are known already."""
     OPENERS.insert(0, kind)
-    return kind
 
 
 def find_opener(spec: str) -> Opener:

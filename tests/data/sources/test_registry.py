@@ -55,7 +55,7 @@ class Unlabelled(Opener):
 def test_a_kind_that_is_registered_later_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "OPENERS", list(sources.OPENERS))
     assert isinstance(find_opener("grey"), FolderOpener)
-    assert sources.register(Unlabelled) is Unlabelled
+    sources.register_opener(Unlabelled)
     assert open_source("grey", SourceOptions(channels=2, size=8)).read(3).shape == (2, 8, 8)
     with pytest.raises(UserError, match="grey has no labels"):
         open_splits("grey", SourceOptions(channels=2, size=8))
