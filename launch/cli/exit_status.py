@@ -4,21 +4,24 @@ import errno
 import logging
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from fcmae.core.errors import UserError
 
 Command = Callable[[list[str]], int]  # from the options on its command line to an exit status
+PLUGINS = "fcmae.plugins"  # the entry point by which packages name modules that register extensions
 
 
 def exit_status(command: Command, argv: list[str]) -> int:
     """Run a command; return 0, 2 for what the user can mend, or 128 + N after signal N.
 
-    Warnings of the project go to standard error, each text once.
+    Warnings of the project go to standard error, each text once. Plugins are loaded before.
     """
     handler = logging.StreamHandler()
     handler.addFilter(Once())
     logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s", handlers=[handler])
     try:
+        load_plugins()
         return command(argv)
     except UserError as error:
         print(f"fcmae: error: {error}", file=sys.stderr)
@@ -30,6 +33,21 @@ def exit_status(command: Command, argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name as plugins, which register layouts, data and so on.
+
+    Raises:
+        UserError: one of them is not there
+    """
+    for plugin in entry_points(group=PLUGINS):
+        try:
+            plugin.load()
+        except ImportError as error:
+            raise UserError(
+                f"plugin {plugin.name!r} ({plugin.value}) cannot be imported: {error}; mend or uninstall it"
+            ) from error
 
 
 class Once(logging.Filter):

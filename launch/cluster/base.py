@@ -24,7 +24,7 @@ class State:
 
 
 class Cluster(ABC):
-    """A place where jobs run. A new one is a subclass, and a line in `registry.CLUSTERS`.
+    """A place where jobs run. A new one is a subclass, registered by `registry.register_cluster`.
 
     Attributes:
         queues: whether a job goes on when the process that submits it has ended; where not, the command

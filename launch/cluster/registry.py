@@ -1,4 +1,4 @@
-"""The clusters by name. A new one needs its file, and a line here."""
+"""The clusters by name."""
 
 from fcmae.core.errors import UserError
 from fcmae.launch.cluster.base import Cluster
@@ -7,6 +7,11 @@ from fcmae.launch.cluster.local import Local
 from fcmae.launch.cluster.slurm import Slurm
 
 CLUSTERS: dict[str, Cluster] = {"slurm": Slurm(), "local": Local(), "debug": Debug()}
+
+
+def register_cluster(name: str, cluster: Cluster) -> None:
+    """Let a cluster be asked for by `--cluster NAME`; a name that is taken is given anew."""
+    CLUSTERS[name] = cluster
 
 
 def find_cluster(name: str) -> Cluster:

@@ -33,8 +33,8 @@ def pretrain(folder: Path, starter: list[str], *options: str) -> str:
     return fcmae(folder, starter, "pretrain", "--config", "tiny.yaml", *options)
 
 
-def fcmae(folder: Path, starter: list[str], *words: str) -> str:
-    command = [*starter, FCMAE, *words, "--device", "cpu"]
+def fcmae(folder: Path, starter: list[str], *argv: str) -> str:
+    command = [*starter, FCMAE, *argv, "--device", "cpu"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stderr
@@ -88,8 +88,8 @@ def test_two_processes_measure_what_one_does(folder: Path) -> None:
     (folder / "classifier.yaml").write_text(yaml.safe_dump({name: TINY[name] for name in shared}))
     fcmae(folder, [], "finetune", "--config", "classifier.yaml", "--init", "alone", "--out", "classifier")
     for command in (["evaluate", "--out", "report"], ["probe", "--limit", "300"]):
-        words = [*command, "--weights", "classifier", "--workers", "0"]
-        alone, together = (fcmae(folder, starter, *words) for starter in ([], TORCHRUN))
+        argv = [*command, "--weights", "classifier", "--workers", "0"]
+        alone, together = (fcmae(folder, starter, *argv) for starter in ([], TORCHRUN))
         assert without_speed(together) == without_speed(alone)
 
 

@@ -45,7 +45,7 @@ def make_parser(command: str) -> Parser:
     parser.add_argument(
         "--sweep", action="append", default=[], help="name=value,value: one job for each value"
     )
-    parser.add_argument("--dry_run", action="store_true", help="only print the batch script")
+    parser.add_argument("--dry_run", action="store_true", help="only print what would be queued")
     return parser
 
 

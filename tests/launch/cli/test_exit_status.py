@@ -8,6 +8,7 @@ import pytest
 
 from fcmae.core.errors import UserError
 from fcmae.launch.cli.exit_status import Once, exit_status
+from fcmae.launch.cluster import registry
 
 
 def test_a_warning_is_said_once() -> None:
@@ -42,3 +43,27 @@ def test_an_interrupt_is_the_status_of_its_signal() -> None:
         raise KeyboardInterrupt
 
     assert exit_status(interrupt, []) == 128 + signal.SIGINT
+
+
+PLUGIN = """
+from fcmae.launch.cluster.debug import Debug
+from fcmae.launch.cluster.registry import register_cluster
+
+register_cluster("theirs", Debug())
+"""
+
+
+def test_plugins_of_installed_packages_are_loaded_before_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = tmp_path / "theirs-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: theirs\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[fcmae.plugins]\ntheirs = their_plugin\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "CLUSTERS", dict(registry.CLUSTERS))
+    assert exit_status(lambda argv: 0, []) == 2
+    assert "plugin 'theirs' (their_plugin) cannot be imported" in capsys.readouterr().err
+    (tmp_path / "their_plugin.py").write_text(PLUGIN)
+    assert exit_status(lambda argv: len(registry.CLUSTERS), []) == 4
+    assert "theirs" in registry.CLUSTERS

@@ -105,7 +105,7 @@ def test_settings_that_cannot_work(
     assert message in refusal(capsys, "finetune", "--data=data", *TINY, *options)
 
 
-def test_an_unknown_model_of_timm_is_refused_before_anything_is_claimed_or_said(
+def test_an_unknown_model_of_timm_is_refused_before_anything_is_acquired_or_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["finetune", "--data=data", *TINY, "--model=timm:resnet51"]) == 2
