@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a process that is alone 
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # how long the others wait for what only rank zero does
+RANK_ZERO_TIMEOUT = timedelta(hours=2)  # how long the others wait for what only rank zero does
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class World:
 
 
 _joined = World()
-_patient_group: Any = None  # of torch.distributed, for what only rank zero does
+_rank_zero_group: Any = None  # of torch.distributed, for what only rank zero does
 
 
 def current_world() -> World:
-    """The processes that this one has joined; a world of one before that."""
+    """Return the processes that this one has joined; a world of one before that."""
     return _joined
 
 
 def find_world() -> World:
-    """How this process was started: by torchrun (or submitit's helper), by srun, or alone.
+    """Tell from the environment how this process was started: by torchrun or submitit, by srun, or alone.
 
     torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. srun sets SLURM_STEP_NUM_TASKS and more;
     a batch script or an salloc shell, which is no task of a step, has no such variable and is alone.
@@ -97,7 +97,7 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     Raises:
         UserError: the processes cannot meet, or there are more of them than GPUs
     """
-    global _joined, _patient_group
+    global _joined, _rank_zero_group
     world = find_world()
     if world.size == 1:
         yield world
@@ -119,7 +119,7 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
             f"{world}: the processes cannot meet at {meeting} ({reason}); if the port is in use, choose "
             "another one with MASTER_PORT (torchrun: --master-port)"
         ) from error
-    _joined, _patient_group = world, dist.new_group(backend="gloo", timeout=PATIENCE)
+    _joined, _rank_zero_group = world, dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if world.is_rank_zero else nowhere):
             yield world
@@ -132,14 +132,18 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         )
         raise
     finally:
-        _joined, _patient_group = World(), None
+        _joined, _rank_zero_group = World(), None
         dist.destroy_process_group()
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """What `make` returns in rank zero, which alone calls it; a UserError there ends all processes.
+    """Call `make` in rank zero, and return in all processes what it returns there.
 
     The others wait for two hours, not for the minutes of `joined`: looking through a large folder takes time.
+
+    Raises:
+        UserError: in rank zero, where `make` raises it
+        SystemExit: with status 2, in the others then
     """
     if current_world().size == 1:
         return make()
@@ -151,7 +155,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
             shared[0] = make()
         except UserError as error:
             shared[1] = error
-    dist.broadcast_object_list(shared, src=0, group=_patient_group)
+    dist.broadcast_object_list(shared, src=0, group=_rank_zero_group)
     if shared[1] is not None:
         raise_together(shared[1])
     made: T = shared[0]
@@ -171,7 +175,7 @@ def raise_together(error: UserError) -> None:
 
 
 def max_over_processes(*values: int) -> list[int]:
-    """The largest of each value over all processes. Waits for the other processes, never for the device."""
+    """Return the largest of each value over all processes; wait for them, and never for the device."""
     if current_world().size == 1:
         return list(values)
     import torch
@@ -183,7 +187,7 @@ def max_over_processes(*values: int) -> list[int]:
 
 
 def mean_over_processes(values: "Tensor") -> "Tensor":
-    """The mean of a tensor over all processes, in float64; the tensor itself where there is one process."""
+    """Return the mean of a tensor over all processes, in float64; the tensor itself where there is one."""
     if current_world().size == 1:
         return values
     import torch
@@ -195,7 +199,7 @@ def mean_over_processes(values: "Tensor") -> "Tensor":
 
 
 def sum_over_processes(values: "Tensor") -> "Tensor":
-    """The sum of a tensor over all processes, in its own type: counts stay exact."""
+    """Return the sum of a tensor over all processes, in its own type: counts stay exact."""
     if current_world().size == 1:
         return values
     import torch.distributed as dist
@@ -206,7 +210,7 @@ def sum_over_processes(values: "Tensor") -> "Tensor":
 
 
 def gather_lists(items: list[T]) -> list[T]:
-    """The lists of all processes one after another, in all of them."""
+    """Return the lists of all processes one after another, in all of them."""
     if current_world().size == 1:
         return items
     import torch.distributed as dist
@@ -217,7 +221,11 @@ def gather_lists(items: list[T]) -> list[T]:
 
 
 def _take_gpu(device: str, world: World) -> bool:
-    """Make this process's GPU the current one; false where the run computes on the CPU."""
+    """Make this process's GPU the current one, and return whether there is one to compute on.
+
+    Raises:
+        UserError: a numbered device, or more processes than GPUs
+    """
     import torch
 
     if device not in ("auto", "cpu", "cuda"):
@@ -232,12 +240,13 @@ def _take_gpu(device: str, world: World) -> bool:
 
 
 def _shares_gpu(world: World) -> bool:
-    """Whether the one visible GPU is also that of others: a cluster may show each process only its own."""
+    """Return whether the one visible GPU is that of others too: a cluster may show each process its own."""
     own = "SLURM_STEP_NUM_TASKS" in os.environ or "SUBMITIT_EXECUTOR" in os.environ
     return world.local_size > 1 and not own
 
 
 def _first_host() -> str:
+    """Return the machine of rank zero: the first of a SLURM step, or this one."""
     nodes = os.environ.get("SLURM_STEP_NODELIST")
     if nodes is None:
         return "127.0.0.1"
@@ -248,7 +257,7 @@ def _first_host() -> str:
 
 
 def _port_of_step() -> int:
-    """A port between 20000 and 60000 that two steps of a cluster hardly share."""
+    """Return a port between 20000 and 60000 that two steps of a cluster hardly share."""
     job = int(re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", "")) or 0)
     step = int(re.sub(r"\D", "", os.environ.get("SLURM_STEP_ID", "")) or 0)
     return 20000 + (17 * job + step) % 40000

@@ -38,7 +38,11 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_durably(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, replacing it, and put the rename itself on disk."""
+    """Rename `source` to `target`, replacing it, and put the rename itself on disk.
+
+    Raises:
+        OSError: the folder cannot be written
+    """
     os.replace(source, target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -1,4 +1,9 @@
-"""Typed settings from the command line and from YAML: dataclasses, read by jsonargparse."""
+"""Typed settings from the command line and from YAML: dataclasses, read by jsonargparse.
+
+The one place that relies on what jsonargparse does not promise: an action's `_typehint`, the parser's
+`_option_string_actions`, and the wording of its errors. pyproject.toml keeps it below its next major version;
+tests/core/test_settings.py and tests/launch/cli fail where a release changes them.
+"""
 
 import argparse
 import difflib
@@ -22,7 +27,12 @@ VALUE_ERROR = re.compile(
 
 
 class Parser(ArgumentParser):
-    """A jsonargparse parser that spells options with hyphens and suggests the nearest name."""
+    """A jsonargparse parser that spells options with hyphens and suggests the nearest name.
+
+    Args:
+        prog: the command, as it is typed
+        description: what it does, for its help
+    """
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -30,11 +40,11 @@ class Parser(ArgumentParser):
             usage=f"{prog} [options]",
             description=description,
             exit_on_error=False,
-            allow_abbrev=False,  # else a word means another option once one of a like name is added
+            allow_abbrev=False,  # else an option means another one once one of a like name is added
         )
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """The help, with `--image-size` for the field `image_size`, and `Path` for `<class 'Path'>`."""
+        """Return the help, with `--image-size` for the field `image_size`, `Path` for `<class 'Path'>`."""
         text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help(formatter))
         return re.sub(r"--[\w.]+", lambda option: option[0].replace("_", "-"), text)
 
@@ -44,15 +54,15 @@ class Parser(ArgumentParser):
         Raises:
             UserError: an unknown option or a value of the wrong type
         """
-        words = [_with_underscores(word) for word in argv]
-        for at, word in enumerate(words):
-            option, equals, value = word.partition("=")
+        argv = [_with_underscores(argument) for argument in argv]
+        for at, argument in enumerate(argv):
+            option, equals, value = argument.partition("=")
             if equals:
-                words[at] = f"{option}={self._as_yaml(option, value)}"
+                argv[at] = f"{option}={self._as_yaml(option, value)}"
             elif at:
-                words[at] = self._as_yaml(words[at - 1], word)
+                argv[at] = self._as_yaml(argv[at - 1], argument)
         try:
-            return self.parse_args(words)
+            return self.parse_args(argv)
         except argparse.ArgumentError as error:
             raise UserError(self._explain(str(error))) from None
 
@@ -67,7 +77,7 @@ class Parser(ArgumentParser):
         return f"[{value.strip('() ')}]" if is_tuple and "[" not in value else value
 
     def _explain(self, message: str) -> str:
-        """jsonargparse's message on one line, options spelled as they are typed, with the nearest name."""
+        """Return jsonargparse's message on one line, options as they are typed, with the nearest name."""
         message = " ".join(message.split())
         unknown = re.search(r"(?:arguments: --|[Oo]ption ')([\w.]+)", message)
         if unknown:
@@ -91,16 +101,22 @@ class Parser(ArgumentParser):
         return message
 
     def _nearest(self, name: str) -> str | None:
-        """The option of that last part, as optim.lr for lr, or else the most similar one, if any is."""
+        """Return the option that ends so, as optim.lr does for lr, or else the most similar one, if any."""
         known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         same = [option for option in known if option.rpartition(".")[2] == name.rpartition(".")[2]]
         return next(iter(same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def settings_parser(kind: type, prog: str, description: str, recipes: str = "") -> Parser:
-    """A parser with an option for each field of a dataclass (dotted for nested ones), and --config FILE.
+    """Return a parser of an option for each field of a dataclass, dotted if nested, and of --config.
 
-    Later options win over earlier ones and over the file. The help lists the names of built-in `recipes`.
+    Later options win over earlier ones and over the file.
+
+    Args:
+        kind: the dataclass, whose docstring explains the options
+        prog: the command, as it is typed
+        description: what it does, for its help
+        recipes: names of built-in files, for the help of --config
     """
     parser = Parser(prog, description)
     parser.add_argument(
@@ -111,7 +127,7 @@ def settings_parser(kind: type, prog: str, description: str, recipes: str = "") 
 
 
 def read_settings(kind: type[Settings], path: Path) -> Settings:
-    """Settings from the YAML file that a run keeps.
+    """Return settings from the YAML file that a run keeps.
 
     Raises:
         UserError: no such file, not YAML, an unknown key or a value of the wrong type
@@ -129,7 +145,7 @@ def read_settings(kind: type[Settings], path: Path) -> Settings:
 
 
 def to_settings(kind: type[Settings], parsed: Any) -> Settings:
-    """The dataclass from what a `settings_parser` parsed."""
+    """Return the dataclass from what a `settings_parser` parsed."""
     parser = settings_parser(kind, "fcmae", "")
     values = vars(parser.instantiate(parsed))
     return kind(**{name: values[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
@@ -146,7 +162,9 @@ def check_counts(counts: dict[str, int]) -> None:
             raise UserError(f"{name} is {value}: it must be at least 1")
 
 
-def _with_underscores(word: str) -> str:
-    """`--image-size=64` as the field is spelled: `--image_size=64`."""
-    option, equals, value = word.partition("=")
-    return option.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+def _with_underscores(argument: str) -> str:
+    """Return `--image-size=64` as the field is spelled: `--image_size=64`; leave what is no option."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value

@@ -12,9 +12,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopSignals:
-    """Context in which the first SIGTERM, SIGUSR2 or Ctrl-C only sets `received`.
+    """A context in which the first SIGTERM, SIGUSR2 or Ctrl-C only sets `received`.
 
-    After it, a Ctrl-C acts as it did before: a person has lost patience. A cluster sends several signals:
+    After it, a Ctrl-C acts as it did before: a person will wait no longer. A cluster sends several signals:
     the weightiest is remembered. Former handlers are back on leaving the context. Main thread only.
     """
 
@@ -24,7 +24,7 @@ class StopSignals:
 
     @property
     def received(self) -> int | None:
-        """The weightiest signal this process received; none where it received none."""
+        """The weightiest signal that this process received, if any."""
         return STOP_SIGNALS[self._weight - 1] if self._weight else None
 
     def __enter__(self) -> "StopSignals":
@@ -37,7 +37,7 @@ class StopSignals:
         self._restore()
 
     def agreed(self, flag: bool) -> tuple[int | None, bool]:
-        """The weightiest signal that any process of the run received, and whether any raised the flag.
+        """Return the weightiest signal that any process of the run received, and whether any raised the flag.
 
         All processes call this after every step, and so stop, and do what the flag asks for, at the same one.
         """
@@ -45,10 +45,12 @@ class StopSignals:
         return STOP_SIGNALS[weight - 1] if weight else None, raised > 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal, and let the next Ctrl-C act as it did before."""
         self._weight = max(self._weight, 1 + STOP_SIGNALS.index(signal.Signals(number)))
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
     def _restore(self) -> None:
+        """Bring the former handlers back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -34,11 +34,11 @@ class Checkpoints:
         return self.folder / "best.pt"
 
     def files(self) -> list[Path]:
-        """The checkpoints by step, oldest first; the best one is not among them."""
+        """Return the checkpoints by step, oldest first; the best one is not among them."""
         return sorted(self.folder.glob("step_*.pt"))
 
     def check(self) -> None:
-        """Refuse to resume where no file can be a checkpoint, without reading any: torch.save writes zip files.
+        """Refuse to resume where no file can be a checkpoint; none is read, for all are zip files.
 
         Raises:
             UserError: there are checkpoints, and all are damaged
@@ -83,7 +83,7 @@ class Checkpoints:
         return path
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, on the CPU; none where no checkpoint was ever saved.
+        """Return the newest checkpoint that is whole, on the CPU, if one was ever saved.
 
         Raises:
             UserError: there are checkpoints and every one is damaged
@@ -99,6 +99,7 @@ class Checkpoints:
         return None
 
     def _mark_best(self, path: Path) -> None:
+        """Keep a checkpoint as the best one."""
         temporary = self.best.with_name(self.best.name + TEMPORARY_SUFFIX)
         try:
             os.link(path, temporary)
@@ -107,10 +108,12 @@ class Checkpoints:
         replace_durably(temporary, self.best)
 
     def _sweep(self) -> None:
+        """Delete what a killed process left half written."""
         for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink()
 
     def _prune(self, newest: Path) -> None:
+        """Delete what is older than the newest few, and what is newer than the newest."""
         up_to_newest = [path for path in self.files() if path <= newest]
         kept = up_to_newest[-self.keep :]
         for path in self.files():
@@ -118,6 +121,7 @@ class Checkpoints:
                 path.unlink()
 
     def _cannot_write(self, path: Path, error: OSError) -> str:
+        """Return the message of a checkpoint that cannot be written."""
         try:
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB are free"
         except OSError:

@@ -32,16 +32,16 @@ class OptimConfig:
 
     Args:
         base_lr: learning rate for a batch of 256 images; the one used is base_lr x batch size / 256
-        lr: learning rate whatever the batch size, instead of base_lr
+        lr: learning rate whatever the batch size; by default base_lr decides
         min_lr: learning rate at the end of the cosine, on the same scale as the one in use
         weight_decay: AdamW's weight decay; never applied to norms, biases, GRN and tokens
         betas: AdamW's two betas
-        warmup_epochs: epochs of linear warm-up from 0; none is a twentieth of all
+        warmup_epochs: epochs of linear warm-up from 0; by default a twentieth of all
         schedule: cosine to min_lr, or steps that multiply the rate by step_gamma every step_epochs
         step_epochs: length of one step of the step schedule, in epochs
         step_gamma: factor of one step of the step schedule
-        clip_grad: largest gradient norm (L2 over all parameters); none clips nothing
-        accumulation_steps: parts a batch is cut into, one after another, to save memory
+        clip_grad: largest gradient norm, L2 over all parameters; by default nothing is clipped
+        accumulation_steps: micro-batches of one step, computed one after another to save memory
     """
 
     base_lr: float = 1.5e-4
@@ -60,7 +60,8 @@ class OptimConfig:
         """Refuse settings that no run of this many epochs and this batch size can mean.
 
         Raises:
-            UserError: a rate or a count that is not positive, a warm-up longer than the run, or unequal parts
+            UserError: a rate or a count that is not positive, a warm-up longer than the run, or
+                micro-batches of unequal size
         """
         for name in ("base_lr", "lr", "clip_grad", "accumulation_steps", "step_epochs", "step_gamma"):
             value = getattr(self, name)

@@ -1,8 +1,8 @@
 """Where the records of a run go: JSON lines in its folder, TensorBoard, and what is registered beside them.
 
-A record is a dict of plain values with `step`, the optimiser steps done. That of a few steps holds their means:
-`epoch` (with its fraction), `loss`, `grad_norm`, `lr`, `images_per_s` and the task's metrics. That of a whole epoch
-holds `epoch`, `epoch_loss` and what the task measured; that of a failure `lr`, `not_finite` and `files`.
+A record is a dict of plain values with `step`, the optimiser steps done. That of a few steps holds means over
+them (`loss`, `grad_norm`, the task's metrics), `epoch` with its fraction, `lr` and `images_per_s`; that of a
+whole epoch `epoch`, `epoch_loss` and what the task measured; of a failure `lr`, `not_finite` and `files`.
 """
 
 import json

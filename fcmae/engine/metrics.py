@@ -1,4 +1,4 @@
-"""The metrics of training steps, loss and gradient norm among them: kept on the device, read and logged later."""
+"""The metrics of training steps, with loss and gradient norm: kept on the device, read and logged later."""
 
 import math
 import time

@@ -48,7 +48,7 @@ def update(
     """Clip the gradients, apply them and forget them. Nothing here waits for the device.
 
     Args:
-        optimizer: its parameters have gradients; a group's `lr_scale`, 1 where it has none, multiplies the rate
+        optimizer: of parameters with gradients; a group's `lr_scale`, if it has one, multiplies the rate
         scaler: of the losses; skips an update whose gradients overflowed in fp16
         lr: learning rate of this update
         clip_grad: largest L2 norm over all parameters, if they are clipped

@@ -70,7 +70,7 @@ class ParallelTask:
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        """Enter forward and backward of a micro-batch: gradients are exchanged only after a step's last one."""
+        """Compute a micro-batch, forward and backward, in this context: the last one exchanges gradients."""
         if self.sharded:
             self.task.model.set_requires_gradient_sync(last)  # type: ignore[operator]
         skips_exchange = isinstance(self.module, DistributedDataParallel) and not last
@@ -79,7 +79,7 @@ class ParallelTask:
 
     @contextmanager
     def whole_model(self) -> Iterator[None]:
-        """Make `task.model` whole and the same in all processes, buffers included, while the context lasts."""
+        """Make `task.model` whole in this context, and the same in all processes, buffers included."""
         trained = self.task.model
         if self.whole is not None:
             self.whole.load_state_dict(get_model_state_dict(trained, options=FULL))

@@ -63,7 +63,7 @@ class RunFolder:
         self._held_lock: IO[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What other processes of the run get: not the lock, which rank zero holds."""
+        """Return what other processes of the run get: not the lock, which rank zero holds."""
         return {**vars(self), "_held_lock": None}
 
     @property
@@ -74,7 +74,13 @@ class RunFolder:
     def check(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Refuse a folder that cannot be this run's own, and write nothing.
 
-        Args, Returns: see `acquire`
+        Args:
+            config: the resolved settings, nested dicts of plain values
+            volatile: dotted keys that may differ when a run is resumed
+            resume: whether a run that is already there may be continued
+
+        Returns:
+            whether the folder held this run already
 
         Raises:
             UserError: the folder holds another run or something that is no run
@@ -98,16 +104,10 @@ class RunFolder:
     def acquire(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
         """Make the folder this run's own, and save the run's settings in it.
 
-        Args:
-            config: the resolved settings, nested dicts of plain values
-            volatile: dotted keys that may differ when a run is resumed
-            resume: whether a run that is already there may be continued
-
-        Returns:
-            whether the folder held this run already
+        Args, Returns: as of `check`
 
         Raises:
-            UserError: the folder cannot be written, is in use, or see `check`
+            UserError: the folder cannot be written, is in use, holds another run or something that is no run
         """
         resumed = self.check(config, volatile, resume=resume)
         if current_world().is_rank_zero:
@@ -122,7 +122,7 @@ class RunFolder:
         return resumed
 
     def _holds_something_else(self, config: dict[str, Any]) -> bool:
-        """Whether there is more here than a run leaves that failed before its first step."""
+        """Return whether there is more here than a run leaves that failed before its first step."""
         if not self.path.is_dir():
             return False
         if self.config.exists():
@@ -133,7 +133,7 @@ class RunFolder:
         return not there <= ours
 
     def records(self) -> list[dict[str, Any]]:
-        """All whole records of the log, oldest first."""
+        """Return all whole records of the log, oldest first; `fcmae.engine.loggers` says what they hold."""
         if not self.log_file.exists():
             return []
         records = []
@@ -145,10 +145,11 @@ class RunFolder:
         return records
 
     def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
-        """How the run in this folder differs from one with these settings, a sentence for each key.
+        """Return how the run in this folder differs from one with these settings, a sentence for each key.
 
         Args:
-            config, volatile: see `acquire`
+            config: the resolved settings, nested dicts of plain values
+            volatile: dotted keys that may differ
 
         Raises:
             UserError: config.yaml is not the configuration of a run
@@ -208,13 +209,13 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
 
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings as YAML will give them back: lists for tuples, strings for paths."""
+    """Return settings as YAML will give them back: lists for tuples, strings for paths."""
     copy: dict[str, Any] = json.loads(json.dumps(config, default=str))
     return copy
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level with dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    """Return nested settings as one level with dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

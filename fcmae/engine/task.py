@@ -32,24 +32,27 @@ class Task(ABC):
 
     @abstractmethod
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW; a group's `lr_scale`, 1 where it has none, multiplies the schedule."""
+        """Return parameter groups for AdamW; a group's `lr_scale`, if it has one, multiplies the schedule."""
 
     @abstractmethod
     def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
-        """The micro-batches of steps start_step .. total_steps - 1, `accumulation_steps` of them a step."""
+        """Return the micro-batches of steps start_step .. total_steps - 1, `accumulation_steps` a step.
+
+        Nothing is read before the first is taken. Which images meet in a step depends on its number alone.
+        """
 
     @abstractmethod
     def step(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a micro-batch, () and a mean over its samples, and further () metrics to log."""
+        """Return the loss of a micro-batch, () and a mean over its samples, and further () metrics to log."""
 
     @abstractmethod
     def describe(self, batch: Any) -> list[str]:
-        """The files of a batch, for error messages."""
+        """Return the files of a micro-batch, for error messages."""
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Measure at the end of an epoch (from 1), without gradients and under the run's autocast.
 
-        Every process of the run calls it and returns the same figures.
+        Every process of the run calls it and returns the same metrics.
         """
         return {}
 
@@ -69,4 +72,4 @@ class Task(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have nothing more
-        """Restore what `state_dict` gave; the checkpoint has other keys too."""
+        """Restore what `state_dict` gave; the checkpoint that holds it has other keys too."""

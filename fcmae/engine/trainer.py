@@ -166,7 +166,7 @@ class Trainer:
 
     @cached_property
     def opened_batches(self) -> Iterator[Any]:
-        """The micro-batches from here to the end of the run: the first step starts the processes that read."""
+        """The micro-batches from here to the end: the first step starts the processes that read them."""
         return iter(self.batches)
 
     def step(self) -> None:
@@ -192,7 +192,7 @@ class Trainer:
         self.metrics.add(StepMetrics(step + 1, lr, files, means))
 
     def read_metrics(self) -> None:
-        """Read and log the metrics of the steps since the last time: the one place that waits for the device.
+        """Read and log the metrics of the steps since the last time: alone in waiting for the device.
 
         Raises:
             UserError: a loss or a gradient norm is not finite

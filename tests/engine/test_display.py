@@ -1,18 +1,18 @@
 """What a person sees of a run that goes on."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from fcmae.engine import display as display_module
 from fcmae.engine.display import ProgressDisplay, format_duration
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(display_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

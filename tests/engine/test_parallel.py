@@ -23,7 +23,8 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     state = Checkpoints(folder / "checkpoints").newest()
     assert state is not None
     assert state["progress"]["step"] == TOTAL
-    return state["model"]
+    weights: dict[str, torch.Tensor] = state["model"]
+    return weights
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
@@ -39,10 +40,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of runs: by one process, by several, and by one number of processes after another."""
     folder = tmp_path_factory.mktemp("runs")
     run_parallel_toy(folder / "one", ParallelToy())
-    stops = {"event": (0, STOP), "what": signal.SIGTERM}
+    stops: dict[str, Any] = {"event": (0, STOP), "what": signal.SIGTERM}
     run_parallel_toy(folder / "one-fsdp", ParallelToy(**stops))
     run_parallel_toy(folder / "one-ddp", ParallelToy(**stops))
-    stops_at_last_rank = {"event": (1, STOP), "what": signal.SIGUSR2}
+    stops_at_last_rank: dict[str, Any] = {"event": (1, STOP), "what": signal.SIGUSR2}
     scenarios: list[Scenario] = [
         (folder / "ddp", {"accumulation_steps": 2}, {}),
         (folder / "fsdp", {"accumulation_steps": 2}, FSDP),

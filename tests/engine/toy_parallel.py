@@ -44,7 +44,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.head(x)
+        numbers: Tensor = self.head(x)
+        return numbers
 
 
 class ParallelToy(Task):

@@ -30,6 +30,7 @@ class ToyTask(Task):
         signal_after: number of the step during which the process signals itself, and the signal
     """
 
+    model: nn.Sequential
     steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(
@@ -42,10 +43,15 @@ class ToyTask(Task):
         torch.manual_seed(0)
         layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)]
         self.model = nn.Sequential(*layers, nn.Linear(4 * 36, 1))
-        self.average = self.model[0].weight.detach().clone()
+        self.average = self.first_weights
         self.accumulation_steps, self.signal_after = accumulation_steps, signal_after
         self.poison, self.poison_gradient = poison, poison_gradient
         self.evaluated: list[int] = []
+
+    @property
+    def first_weights(self) -> Tensor:
+        """A copy of the first layer's weights."""
+        return next(self.model.parameters()).detach().clone()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         first, *others = self.model.parameters()
@@ -82,7 +88,7 @@ class ToyTask(Task):
         return {"score": float(epoch % 2)}
 
     def optimizer_stepped(self, step: int) -> None:
-        self.average.lerp_(self.model[0].weight.detach(), 0.1)
+        self.average.lerp_(self.first_weights, 0.1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average}
