@@ -45,7 +45,7 @@ def measure_complexity(
     Args:
         name: of `list_models()`
         image_size: (height, width)
-        num_visible: visible patches in the tiles layout; none is the dense layout
+        num_visible: visible patches, counted in the tiles layout; by default all, in the dense one
         **options: of `create_model`
     """
     with torch.device("meta"):
@@ -67,7 +67,7 @@ def measure_complexity(
 
 
 def _layer_norm_flops(shape: torch.Size, *_: Any, **__: Any) -> int:
-    """Twice fvcore's five for each number, since the total is halved."""
+    """Count twice fvcore's five for each number, since the total is halved."""
     return 10 * shape.numel()
 
 

@@ -31,6 +31,7 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of x (..., C)."""
         dtype = autocast_type(x) if x.is_cuda else None
         if dtype is None:
             return super().forward(x)
@@ -40,9 +41,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Linear(nn.Linear):
-    """A linear layer over channels: see `fcmae.models.kernels.pointwise`."""
+    """A linear layer over channels, by the faster of two libraries: `fcmae.models.kernels.pointwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply x (..., C) by the weight and add the bias: (..., D)."""
         return pointwise(x, self.weight, self.bias)
 
 
@@ -64,6 +66,7 @@ class GRN(nn.Module):
         self.scope = scope
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Apply both to positions (..., C) of that layout."""
         return layout.gelu_grn(x, self.gamma.flatten(), self.beta.flatten(), self.scope == "batch")
 
 
@@ -73,8 +76,9 @@ class Block(nn.Module):
     Args:
         dim: channels
         drop_path: probability that an image skips the block in training
-        layer_scale: V1's initial scale of the residual branch; None makes a V2 block, with GRN in its place
-        grn_scope: see GRN
+        layer_scale: initial scale of the residual branch, which makes a V1 block; by default a V2 block, with
+            GRN in its place
+        grn_scope: positions of GRN's norm, as for GRN
         grad_checkpointing: in training, do not keep the bottleneck's wide activations but compute them again
             for the gradient
     """
@@ -98,6 +102,7 @@ class Block(nn.Module):
         self.grad_checkpointing = grad_checkpointing
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Add the residual branch to positions x (..., C) of that layout."""
         branch = layout.depthwise(x, self.dwconv)
         if self.grad_checkpointing and self.training:
             branch = checkpoint(self._bottleneck, branch, layout, use_reentrant=False)
@@ -110,7 +115,7 @@ class Block(nn.Module):
         return x + branch
 
     def _bottleneck(self, x: Tensor, layout: Layout) -> Tensor:
-        """All that works on one position at a time, but for GRN's norm: (..., C) to (..., C)."""
+        """Do all that works on one position at a time, but for GRN's norm: (..., C) to (..., C)."""
         x = self.pwconv1(self.norm(x))
         x = F.gelu(x) if self.grn is None else self.grn(x, layout)
         x = self.pwconv2(x)
@@ -125,12 +130,20 @@ class ConvNeXt(nn.Module):
         num_classes: rows of the head; 0 leaves the head out, and forward gives pooled, normalised features
         in_chans: channels of the images
         stem_stride: side and stride of the stem's patches: 4, 2 or 1 for a total stride of 32, 16 or 8
-        drop_path_rate: drop path of the last block; it grows linearly from 0
-        layer_scale: see Block
-        grn_scope: see GRN
+        drop_path_rate: probability that an image skips the last block; it grows linearly from 0
+        layer_scale: initial scale of the residual branches of V1; by default the blocks are V2's
+        grn_scope: positions of GRN's norm, as for GRN
         features_only: no norm and head; forward gives the maps of the four stages
         head_init_scale: factor on the initial weights of the head
-        grad_checkpointing: see Block
+        grad_checkpointing: compute wide activations again for the gradient, as for Block
+
+    Attributes:
+        stride: pixels to a position of the last map, in both directions
+        num_features: channels of the last map
+        feature_info: channels and stride of each stage, under timm's names
+
+    Raises:
+        UserError: there is no such stem
     """
 
     def __init__(
@@ -175,11 +188,11 @@ class ConvNeXt(nn.Module):
             self.head.weight.data.mul_(head_init_scale)
 
     def forward_stages(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
-        """The maps after each stage: images (B, C, H, W) to four (B, C', H', W'), zero at hidden positions.
+        """Return the map after each stage: images (B, C, H, W) to four (B, C', H', W'), zero where hidden.
 
         Args:
             images: height and width are multiples of the stride
-            layout: where positions are; dense if none is given
+            layout: where positions are; by default everywhere
 
         Raises:
             ValueError: the images have other channels, or a side that is not a multiple of the stride
@@ -193,7 +206,15 @@ class ConvNeXt(nn.Module):
         return maps
 
     def forward_features(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        """The last stage's map, (B, C', H / stride, W / stride), before pooling and norm."""
+        """Return the last stage's map, (B, C', H / stride, W / stride), before pooling and norm.
+
+        Args:
+            images: (B, C, H, W), height and width multiples of the stride
+            layout: where positions are; by default everywhere
+
+        Raises:
+            ValueError: the images have other channels, or a side that is not a multiple of the stride
+        """
         self._check(images)
         layout = layout or DenseLayout()
         x = layout.enter(images)
@@ -202,6 +223,7 @@ class ConvNeXt(nn.Module):
         return layout.to_map(x)
 
     def _forward_stage(self, stage: int, x: Tensor, layout: Layout) -> Tensor:
+        """Run one stage, its downsampling first: positions (..., C) to (..., C')."""
         for layer in self.downsample_layers[stage].children():  # the stem has its norm last, the others first
             x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
         for block in self.stages[stage].children():
@@ -209,14 +231,21 @@ class ConvNeXt(nn.Module):
         return x
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Logits (B, num_classes); features (B, C') without a head; four maps with `features_only`."""
+        """Return logits (B, num_classes); features (B, C') without a head; four maps with `features_only`.
+
+        Args:
+            images: (B, C, H, W), height and width multiples of the stride
+
+        Raises:
+            ValueError: the images have other channels, or a side that is not a multiple of the stride
+        """
         if self.features_only:
             return self.forward_stages(images)
         logits: Tensor = self.head(self.norm(self.forward_features(images).mean((2, 3))))
         return logits
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for so many classes, as timm's networks have it; 0 leaves the head out.
+        """Make a fresh head for so many classes, as timm's networks do; 0 leaves the head out.
 
         Raises:
             ValueError: the network gives maps, and has no head
@@ -228,6 +257,7 @@ class ConvNeXt(nn.Module):
         self.head = head.to(self.norm.weight.device, self.norm.weight.dtype)
 
     def _check(self, images: Tensor) -> None:
+        """Refuse images of other channels, or of a size that the stride does not divide."""
         if images.shape[1] != self.in_chans:
             raise ValueError(f"images have {images.shape[1]} channels, the network takes {self.in_chans}")
         height, width = images.shape[2:]
@@ -235,12 +265,12 @@ class ConvNeXt(nn.Module):
 
 
 def make_head(num_features: int, num_classes: int) -> nn.Module:
-    """A linear layer to the classes; for none, features go out as they come in."""
+    """Return a linear layer to the classes; for 0 of them, features go out as they come in."""
     return nn.Linear(num_features, num_classes) if num_classes > 0 else nn.Identity()
 
 
 def init_weights(module: nn.Module) -> None:
-    """Weights from a truncated normal of deviation 0.02, biases 0; norms and GRN keep their 1 and 0."""
+    """Draw weights from a truncated normal of standard deviation 0.02; biases are 0, norms and GRN stay."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -254,16 +284,16 @@ def create_model(
     dims: tuple[int, int, int, int] | None = None,
     **options: Any,
 ) -> ConvNeXt:
-    """A ConvNeXt with fresh weights.
+    """Make a ConvNeXt with fresh weights.
 
     Args:
         name: one of `list_models()`; it says V1 or V2, and the size
-        depths: blocks of each stage, where they are not those of the size
-        dims: channels of each stage, likewise
+        depths: blocks of each stage; by default those of the size
+        dims: channels of each stage; by default those of the size
         **options: of ConvNeXt (num_classes, in_chans, stem_stride, drop_path_rate, features_only and so on)
 
     Raises:
-        ValueError: unknown name, a stem stride other than 4, 2 or 1, or depths or dims that are not four
+        UserError: unknown name, a stem stride other than 4, 2 or 1, or depths or dims that are not four
             numbers of at least 1
     """
     size = find_size(name)

@@ -2,8 +2,7 @@
 
 The rule of `impl="auto"`: Triton for tensors on an NVIDIA GPU, where Triton is installed and recent, the GPU
 has the tensor's type, and the kernel takes the shape; else PyTorch, and on a GPU one line of the log says
-why.
-`impl="triton"` and `impl="torch"` insist.
+why. `impl="triton"` and `impl="torch"` insist.
 """
 
 import importlib.metadata
@@ -28,7 +27,7 @@ _said: set[str] = set()
 
 @contextmanager
 def kernels(impl: Impl) -> Iterator[None]:
-    """Within it, `auto` is `impl` where that can run: for comparing the kernels of a whole network."""
+    """Let `auto` be `impl` where that can run, within a block: to compare the kernels of a whole network."""
     global _preferred
     before, _preferred = _preferred, impl
     try:
@@ -38,13 +37,13 @@ def kernels(impl: Impl) -> Iterator[None]:
 
 
 def do_without(reason: str | None) -> None:
-    """Run PyTorch in the place of Triton for the rest of this process; None trusts Triton again."""
+    """Run PyTorch in place of Triton from now on in this process; without a reason, trust Triton again."""
     global _given_up
     _given_up = reason
 
 
 def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
-    """Whether the Triton kernel runs on x.
+    """Return whether the Triton kernel runs on x.
 
     Args:
         impl: what was asked for
@@ -66,7 +65,7 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
 
 
 def autocast_type(x: Tensor) -> torch.dtype | None:
-    """The type that autocast gives matrix products and convolutions on x's device; None where it is off."""
+    """Return the type that autocast gives products and convolutions on x's device; None where it is off."""
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -75,7 +74,7 @@ def autocast_type(x: Tensor) -> torch.dtype | None:
 
 @torch.compiler.assume_constant_result
 def _hindrance(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why no Triton kernel can run on tensors of this device and type, if none can."""
+    """Return why no Triton kernel can run on tensors of this device and type, or None where they can."""
     version = triton_version()
     if version is None:
         return "Triton is not installed (pip install triton)"
@@ -94,7 +93,7 @@ def _hindrance(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def triton_version() -> tuple[int, int] | None:
-    """Triton's major and minor version, where it is installed."""
+    """Return Triton's major and minor version, or None where it is not installed."""
     try:
         major, minor = importlib.metadata.version("triton").split(".")[:2]
     except importlib.metadata.PackageNotFoundError:
@@ -104,6 +103,7 @@ def triton_version() -> tuple[int, int] | None:
 
 @torch.compiler.assume_constant_result  # a cache around it would be traced through, up to the logger
 def _say_once(reason: str) -> None:
+    """Log why kernels are done without, at its first time in this process."""
     if reason not in _said:
         _said.add(reason)
         logger.warning("slower PyTorch operations stand in for Triton kernels: %s", reason)

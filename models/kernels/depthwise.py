@@ -26,7 +26,7 @@ MAP_TILES = (8, 4, 7, 6, 5)  # side of a dense map's tiles: the first that divid
 def depthwise_tiles(
     x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, impl: Impl = "auto"
 ) -> Tensor:
-    """Depthwise convolution of tiles (..., p, p, C) that see their visible neighbours; same shape out.
+    """Convolve tiles (..., p, p, C) that see their visible neighbours, depthwise; the shape stays.
 
     Args:
         x: (..., p, p, C), T tiles in all
@@ -34,7 +34,10 @@ def depthwise_tiles(
         bias: (C,)
         table: (T, q, q) int64, the row of x, flattened to (T * p * p, C), at each position of a tile and its
             halo; T * p * p stands for a zero
-        impl: see `fcmae.models.kernels.choice`
+        impl: auto, or the implementation to insist on (`fcmae.models.kernels.choice`)
+
+    Raises:
+        ValueError: Triton is insisted on, and cannot run
     """
     note("depthwise_tiles", x, x.shape[-3], x.shape[-2])
     x = _as_autocast(x)
@@ -48,12 +51,16 @@ def depthwise_tiles(
 
 
 def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "auto") -> Tensor:
-    """Depthwise convolution of dense maps (B, H, W, C) with zeros around; same shape out.
+    """Convolve dense maps (B, H, W, C) with zeros around them, depthwise; the shape stays.
 
     Args:
+        x: (B, H, W, C)
         weight: (C, 1, k, k) with odd k
         bias: (C,)
-        impl: see `fcmae.models.kernels.choice`
+        impl: auto, or the implementation to insist on (`fcmae.models.kernels.choice`)
+
+    Raises:
+        ValueError: Triton is insisted on, and cannot run
     """
     note("depthwise_map", x, x.shape[1], x.shape[2])
     side = map_tile(x.shape[1], x.shape[2])
@@ -70,23 +77,25 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
 
 
 def map_tile(height: int, width: int) -> int:
-    """Side of the tiles that the Triton kernels cut a dense map into; 0 where they do not take it."""
+    """Return the side of the tiles that the Triton kernels cut a map into; 0 where they do not take it."""
     return next((side for side in MAP_TILES if height % side == width % side == 0), 0)
 
 
 def _refusal(side: int, kernel: int) -> str | None:
-    """Why the Triton kernels do not take tiles of this side, if they do not."""
+    """Return why the Triton kernels do not take tiles of this side, or None where they do."""
     if side > LARGEST_TILE or kernel > 7:
         return f"the depthwise kernels take tiles up to 8 and kernels up to 7, not {side} and {kernel}"
     return None
 
 
 def _as_autocast(x: Tensor) -> Tensor:
-    """x in the type that autocast gives convolutions, where it is on."""
+    """Return x in the type that autocast gives convolutions, where it is on."""
     return x.to(autocast_type(x) or x.dtype)
 
 
 class _DepthwiseTiles(torch.autograd.Function):
+    """The convolution over tiles in PyTorch."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, table)
@@ -108,20 +117,20 @@ class _DepthwiseTiles(torch.autograd.Function):
 
 
 def _with_halo(x: Tensor, table: Tensor) -> Tensor:
-    """Tiles (..., p, p, C) with their halo: (T, q, q, C)."""
+    """Gather tiles (..., p, p, C) with their halo: (T, q, q, C)."""
     rows = x.flatten(0, -2)
     rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
     return rows.index_select(0, table.flatten()).view(*table.shape, -1)
 
 
 def _convolve(halo: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Unpadded depthwise convolution of (T, q, q, C): (T, p, p, C), contiguous."""
+    """Convolve (T, q, q, C) depthwise, without padding: (T, p, p, C), contiguous."""
     out = F.conv2d(halo.permute(0, 3, 1, 2), weight, bias, groups=len(weight))
     return out.permute(0, 2, 3, 1).contiguous()
 
 
 def _weight_gradient(halo: Tensor, grad: Tensor) -> Tensor:
-    """Gradient (C, k, k) from the input (T, q, q, C) and the output's gradient (T, p, p, C)."""
+    """Return the gradient (C, k, k) from the input (T, q, q, C) and the output's gradient (T, p, p, C)."""
     (tiles, q, _, channels), p = halo.shape, grad.shape[1]
     k = q - p + 1
     outputs = grad.reshape(tiles, p * p, channels).permute(2, 1, 0).contiguous()

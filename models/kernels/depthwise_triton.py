@@ -29,7 +29,7 @@ PARTIAL_SUMS = 1024  # programs that sum the weight's gradient: they fill a larg
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor | None, side: int) -> Tensor:
-    """Depthwise convolution of tiles, summed in float32.
+    """Convolve tiles depthwise, summing in float32.
 
     Args:
         x: (..., h, w, C)
@@ -44,6 +44,8 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor | No
 
 
 class _Depthwise(torch.autograd.Function):
+    """The convolution, whose gradient by x is the same kernel with the taps turned round."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor | None, side: int
@@ -68,9 +70,9 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _taps(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(C, 1, K, K) and (C,) as (K * K + 1, C) float32: neighbouring threads read neighbouring numbers.
+    """Return (C, 1, K, K) and (C,) as (K * K + 1, C) float32: neighbouring threads read neighbouring numbers.
 
-    Without a bias the last row is 0, so that one compiled kernel serves forward and backward.
+    The last row is the bias, or 0 without one, so that one compiled kernel serves forward and backward.
     """
     taps = weight.flatten(1).t().float()
     last = taps.new_zeros(1, len(weight)) if bias is None else bias.float()[None]
@@ -80,7 +82,7 @@ def _taps(weight: Tensor, bias: Tensor | None) -> Tensor:
 # To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
 @torch.library.custom_op("fcmae::depthwise", mutates_args=())
 def convolve(x: Tensor, taps: Tensor, table: Tensor | None, side: int) -> Tensor:
-    """x (..., h, w, C) and taps (K * K + 1, C) float32, the last the bias, to (..., h, w, C).
+    """Convolve x (..., h, w, C) with taps (K * K + 1, C) float32, the last of them the bias: (..., h, w, C).
 
     Args:
         table, side: as for `depthwise`
@@ -104,10 +106,12 @@ def _(x: Tensor, taps: Tensor, table: Tensor | None, side: int) -> Tensor:
 
 @torch.library.custom_op("fcmae::depthwise_weight_gradient", mutates_args=())
 def weight_gradient(x: Tensor, grad: Tensor, table: Tensor | None, side: int, kernel: int) -> Tensor:
-    """Gradients of the taps and, last, of the bias: (K * K + 1, C) float32, the same in every run.
+    """Return the gradients of the taps and, last, of the bias: (K * K + 1, C) float32, alike in every run.
 
     Args:
-        x, grad: (..., h, w, C), input and gradient of the output; other arguments as for `depthwise`
+        x, grad: (..., h, w, C), the input, and the gradient of the output
+        table, side: as for `depthwise`
+        kernel: K
     """
     (height, width, channels), block = x.shape[-3:], _block(side)
     blocks = x.numel() // (channels * block * side)
@@ -128,17 +132,17 @@ def _(x: Tensor, grad: Tensor, table: Tensor | None, side: int, kernel: int) -> 
 
 
 def _programs(channels: int, lanes: int, blocks: int, units: int) -> tuple[int]:
-    """The grid, in its one dimension that may pass 65535: groups of channels vary fastest."""
+    """Return the grid, in its one dimension that may pass 65535: groups of channels vary fastest."""
     return (triton.cdiv(channels, lanes) * triton.cdiv(blocks, units),)
 
 
 def _block(side: int) -> int:
-    """Rows of a tile that a thread holds: half of 8 x 8, so that the sums and 49 taps are in registers."""
+    """Return the rows of a tile that a thread holds: half of 8 x 8, so that registers hold sums and taps."""
     return 4 if side == 8 else side
 
 
 def _lanes(side: int, channels: int) -> int:
-    """Channels of a program, a warp: two to a thread where the registers hold that and no lane stays idle."""
+    """Return the channels of a warp, which is a program: two to a thread where they fit and no lane idles."""
     return 64 if side <= 4 and channels % 64 == 0 else 32
 
 
@@ -225,7 +229,7 @@ def _find_all(
     PITCH: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, H: tl.constexpr,
     UP: tl.constexpr, LEFT: tl.constexpr,
 ):  # fmt: skip
-    """Where a block's neighbours begin, row by row: all are looked up before the first is waited for."""
+    """Find where a block's neighbours begin, row by row: all are looked up before the first is waited for."""
     places = ()
     for up in tl.static_range(-UP, UP + 1):
         for left in tl.static_range(-LEFT, LEFT + 1):
@@ -238,7 +242,7 @@ def _find(
     table, unit, up: tl.constexpr, left: tl.constexpr, blocks, rows, cols,
     PITCH: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr, H: tl.constexpr,
 ):  # fmt: skip
-    """The row at which the block `up` blocks and `left` tiles from a block begins; -1 if none is there."""
+    """Find the row at which the block `up` blocks and `left` tiles away begins; -1 if none is there."""
     SPLIT: tl.constexpr = P // BLOCK
     tile, part = unit // SPLIT, unit % SPLIT + up
     down = (part + SPLIT * P) // SPLIT - P  # tiles below; the sum keeps the division's operands positive
@@ -258,7 +262,7 @@ def _find(
 
 @triton.jit
 def _load_row(origin, exists, left: tl.constexpr, C: tl.constexpr, P: tl.constexpr, H: tl.constexpr):
-    """A row of the tile `left` tiles away: P vectors of channels, 0 for those that are out of reach."""
+    """Load a row of the tile `left` tiles away: P vectors of channels, 0 for those that are out of reach."""
     values = ()
     for j in tl.static_range(P):
         if left * P + j >= -H and left * P + j < P + H:

@@ -51,6 +51,8 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 class _GlobalResponseNorm(torch.autograd.Function):
+    """GRN in PyTorch, with its gradient written out."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         norm = x.to(sum_type(x)).square().sum(1).sqrt()

@@ -24,12 +24,14 @@ SUMMED_ROWS = 512  # of a program that sums; the parts are added up in a fixed o
 
 
 def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """GRN of gelu(x): see `fcmae.models.kernels.grn.gelu_grn`."""
+    """Apply GELU, then GRN, to x (B, N, C), with gamma and beta (C,)."""
     out: Tensor = _GeluGRN.apply(x.contiguous(), gamma, beta)
     return out
 
 
 class _GeluGRN(torch.autograd.Function):
+    """Both in one operation, which saves what goes in and its norm."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         norm = square_sums(x).sqrt()
@@ -50,7 +52,7 @@ class _GeluGRN(torch.autograd.Function):
 # To PyTorch's compiler a launch is one operation, which it neither looks into nor clones the inputs of.
 @torch.library.custom_op("fcmae::gelu_square_sums", mutates_args=())
 def square_sums(x: Tensor) -> Tensor:
-    """The sum of gelu(x)^2 over positions: (B, N, C) to (B, C) float32."""
+    """Sum gelu(x)^2 over positions: (B, N, C) to (B, C) float32."""
     sums = x.new_empty(len(x), triton.cdiv(x.shape[1], SUMMED_ROWS), x.shape[2], dtype=torch.float32)
     with torch.cuda.device_of(x):
         _square_sums[_programs(x, SUMMED_ROWS)](
@@ -66,7 +68,7 @@ def _(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("fcmae::scale_gelu", mutates_args=())
 def scale_gelu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """gelu(x) * scale + shift: (B, N, C), (B, C) and (C,) to (B, N, C) of x's type."""
+    """Return gelu(x) * scale + shift: (B, N, C), (B, C) and (C,) to (B, N, C) of x's type."""
     out = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _scale_gelu[_programs(x, ROWS)](
@@ -82,7 +84,7 @@ def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @torch.library.custom_op("fcmae::gelu_gradient_sums", mutates_args=())
 def gradient_sums(x: Tensor, grad: Tensor) -> Tensor:
-    """The sums of grad * gelu(x) and of grad over positions: two (B, N, C) to (2, B, C) float32."""
+    """Sum grad * gelu(x), and grad, over positions: two (B, N, C) to (2, B, C) float32."""
     sums = x.new_empty(2, len(x), triton.cdiv(x.shape[1], SUMMED_ROWS), x.shape[2], dtype=torch.float32)
     with torch.cuda.device_of(x):
         _gradient_sums[_programs(x, SUMMED_ROWS)](
@@ -99,7 +101,7 @@ def _(x: Tensor, grad: Tensor) -> Tensor:
 
 @torch.library.custom_op("fcmae::scale_gelu_gradient", mutates_args=())
 def gradient(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
-    """gelu'(x) * (scale * grad + slope * gelu(x)): (B, N, C) of x's type; scale and slope are (B, C)."""
+    """Return gelu'(x) * (scale * grad + slope * gelu(x)), (B, N, C) of x's type; scale, slope are (B, C)."""
     out = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _gradient[_programs(x, ROWS)](
@@ -114,17 +116,17 @@ def _(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
 
 
 def _programs(x: Tensor, rows: int) -> tuple[int]:
-    """The grid that covers x (B, N, C) by blocks of `rows`, in its one dimension that may pass 65535."""
+    """Return the grid for x (B, N, C) in blocks of `rows`, in its one dimension that may pass 65535."""
     groups, positions, channels = x.shape
     return (groups * triton.cdiv(positions, rows) * triton.cdiv(channels, CHANNELS),)
 
 
 @triton.jit
 def _normal(x, EXACT: tl.constexpr):
-    """The share of the normal distribution below x, and its density there.
+    """Return the normal distribution's probability of less than x, and its density there.
 
-    In half precision the share is Abramowitz and Stegun's 7.1.26, off by 3e-7 at most, in fewer instructions
-    than the error function: it takes its exponential from the density.
+    In half precision the probability is Abramowitz and Stegun's 7.1.26, off by 3e-7 at most, in fewer
+    instructions than the error function: it takes its exponential from the density.
     """
     bell = tl.exp2(x * x * -0.7213475204444817)
     if EXACT:
@@ -133,20 +135,21 @@ def _normal(x, EXACT: tl.constexpr):
         t = 1 / tl.fma(tl.abs(x), 0.23164189, 1.0)
         series = tl.fma(t, 0.5307027145, -0.726576013)
         series = tl.fma(tl.fma(tl.fma(series, t, 0.7107068705), t, -0.142248368), t, 0.127414796)
-        beyond = t * series * bell  # the share above |x|
+        beyond = t * series * bell  # the probability of more than |x|
         below = tl.where(x > 0, 1 - beyond, beyond)
     return below, 0.3989422804014327 * bell
 
 
 @triton.jit
 def _gelu(x, EXACT: tl.constexpr):
+    """Return x times the normal distribution's probability of less than x."""
     below, _ = _normal(x, EXACT)
     return x * below
 
 
 @triton.jit
 def _place(positions, rows: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr):
-    """This program's group, its part of the positions, the parts of a group, and its channels."""
+    """Return this program's group, its part of the positions, the parts of a group, and its channels."""
     BLOCKS: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
     parts = tl.cdiv(positions, rows)
     at = tl.program_id(0) // BLOCKS
@@ -155,7 +158,7 @@ def _place(positions, rows: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexp
 
 @triton.jit
 def _load(x, group, row, channel, positions, C: tl.constexpr):
-    """Rows `row` of a group of x, in float32; 0 beyond the last row and channel."""
+    """Load the rows `row` of a group of x, in float32; 0 beyond the last row and channel."""
     inside = (row[:, None] < positions) & (channel < C)[None, :]
     at = (group * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
     return tl.load(x + at, inside, 0.0).to(tl.float32)
@@ -163,7 +166,7 @@ def _load(x, group, row, channel, positions, C: tl.constexpr):
 
 @triton.jit
 def _store(x, values, group, row, channel, positions, C: tl.constexpr):
-    """The counterpart of `_load`."""
+    """Store the rows `row` of a group of x, in its type, but none beyond the last row and channel."""
     inside = (row[:, None] < positions) & (channel < C)[None, :]
     at = (group * positions + row).to(tl.int64)[:, None] * C + channel[None, :]
     tl.store(x + at, values.to(x.dtype.element_ty), inside)

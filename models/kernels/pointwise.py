@@ -1,7 +1,7 @@
 """A linear layer over channels, by the faster of the two libraries that PyTorch has for it on a CPU.
 
 In float32 PyTorch leaves products to MKL and convolutions to oneDNN. On an AMD processor with AVX-512, MKL
-comes to half of oneDNN's speed, so that a convolution of one by one is the faster product: figures in
+comes to half of oneDNN's speed, so that a convolution of one by one is the faster product; the times are in
 docs/performance.md, from `benchmarks/pointwise.py`. Everywhere else this is `torch.nn.functional.linear`.
 
 Shapes: C channels in, D channels out.
@@ -26,9 +26,10 @@ FEWEST_IMAGES = 16  # with one thread PyTorch leaves smaller batches to its own 
 def pointwise(
     x: Tensor, weight: Tensor, bias: Tensor | None, impl: Literal["auto", "linear", "convolution"] = "auto"
 ) -> Tensor:
-    """x @ weight.T + bias: (..., C), (D, C) and (D,) to (..., D).
+    """Return x @ weight.T + bias: (..., C), (D, C) and (D,) to (..., D).
 
     Args:
+        x, weight, bias: of any floating type
         impl: auto decides by processor, type and size, and exports a linear layer everywhere
     """
     if impl == "auto":
@@ -43,7 +44,7 @@ def pointwise(
 
 
 def _suits_onednn(x: Tensor, out: int) -> bool:
-    """Whether a product is of the type and size that oneDNN is the faster at."""
+    """Return whether a product is of the type and size that oneDNN is the faster at."""
     if torch.compiler.is_exporting():  # first: an exported program has any batch
         return False
     if not x.is_cpu or x.dtype != torch.float32 or autocast_type(x) is not None:
@@ -73,7 +74,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _mkl_lags() -> bool:
-    """Whether this is an AMD processor with AVX-512, and PyTorch has both libraries."""
+    """Return whether this is an AMD processor with AVX-512, and PyTorch has both libraries."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     cpuinfo = Path("/proc/cpuinfo")

@@ -25,6 +25,8 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 
 class _ScatterRows(torch.autograd.Function):
+    """Rows into a table of zeros; the gradient takes them out."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(rows)
@@ -37,6 +39,8 @@ class _ScatterRows(torch.autograd.Function):
 
 
 class _GatherRows(torch.autograd.Function):
+    """Rows out of a table; the gradient puts them into one of zeros."""
+
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)

@@ -1,8 +1,8 @@
 """A self-test of the Triton kernels on the device at hand, before a run trusts them with its gradients.
 
 A new GPU, driver or Triton may fail to compile a kernel or, worse, compile it wrongly. A run that takes days
-finds out in its first minute, and goes on with PyTorch's operations. Tested is what the run's network calls: a
-kernel is compiled for each number of channels, once on a machine, so that nothing is compiled in vain.
+finds out in its first minute, and goes on with PyTorch's operations. Only what its network calls is tested: a
+kernel is compiled for each number of channels, once on a machine, and takes its time.
 """
 
 import logging
@@ -83,9 +83,11 @@ def tile_of(call: Call) -> int:
 def prepare(
     call: Call, device: torch.device, dtype: torch.dtype, parameters: torch.dtype = torch.float32
 ) -> tuple[Operation, list[Tensor]]:
-    """A small example of a call: the operation, and its inputs, activations first.
+    """Make a small example of a call: the operation, and its inputs, activations first.
 
     Args:
+        call: what is called
+        device: of the inputs
         dtype: of activations
         parameters: their type
     """
@@ -108,14 +110,14 @@ def prepare(
 
 
 def _neighbours(side: int) -> Tensor:
-    """The table of `depthwise_tiles` for two tiles beside each other, (2, side + 6, side + 6)."""
+    """Return the table of `depthwise_tiles` for two tiles beside each other, (2, side + 6, side + 6)."""
     rows = torch.arange(2 * side**2).view(2, side, side).transpose(0, 1).reshape(side, 2 * side)
     rows = F.pad(rows, (3, 3, 3, 3), value=2 * side**2)
     return rows.unfold(1, side + 6, side).transpose(0, 1)
 
 
 def _difference(run: Operation, inputs: list[Tensor]) -> float:
-    """Largest difference of values and gradients between the two, relative to the largest of each."""
+    """Return the largest difference of values and gradients, relative to the largest of each."""
     results = []
     for impl in ("torch", "triton"):
         out = run(impl, *inputs)

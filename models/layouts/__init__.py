@@ -64,7 +64,7 @@ def find_layout(name: str) -> "type[Layout]":
     """Return the class of the layout of that name, to be called with a batch's mask.
 
     Raises:
-        UserError: see `check_layout`
+        UserError: the name is not registered, or the layout's package is not installed
     """
     check_layout(name)
     layout = LAYOUTS[name].layout
@@ -79,6 +79,6 @@ def create_layout(name: str, mask: "Mask") -> "Layout":
     """Return the layout of that name for the batch of this mask.
 
     Raises:
-        UserError: see `check_layout`
+        UserError: the name is not registered, or the layout's package is not installed
     """
     return find_layout(name)(mask)

@@ -37,7 +37,7 @@ class Layout(ABC):
 
     @abstractmethod
     def enter(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to positions (..., C), one position for each pixel that exists."""
+        """Turn images (B, C, H, W) into positions (..., C), one for each pixel that exists."""
 
     @abstractmethod
     def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -52,16 +52,17 @@ class Layout(ABC):
 
     @abstractmethod
     def norm(self, x: Tensor) -> Tensor:
-        """L2 norm over the positions of each image: (..., C) to (B, C), in float32 for half precision."""
+        """Take the L2 norm over each image's positions: (..., C) to (B, C), in float32 for half precision."""
 
     @abstractmethod
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
-        """A value for each image, (B, C) or (B, 1), in a shape that broadcasts against the positions x."""
+        """Shape a value for each image, (B, C) or (B, 1), so that it broadcasts against the positions x."""
 
     def grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
-        """GRN of positions (..., C), in terms of `norm` and `spread`.
+        """Apply GRN (ConvNeXt V2, section 3.3) to positions (..., C), in terms of `norm` and `spread`.
 
         Args:
+            x: positions
             gamma, beta: (C,)
             over_batch: take the norm over the positions of all images, not of each
         """
@@ -72,20 +73,20 @@ class Layout(ABC):
         return torch.addcmul(beta.to(x.dtype), x, scale.to(x.dtype))
 
     def gelu_grn(self, x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool) -> Tensor:
-        """`grn` of gelu(x); a layout may have a faster way."""
+        """Apply GELU, then `grn`; a layout may have a faster way."""
         return self.grn(F.gelu(x), gamma, beta, over_batch)
 
     def batch_size(self, x: Tensor) -> int:
-        """B, the images that the positions x belong to."""
+        """Return B, the images that the positions x belong to."""
         return x.shape[0]
 
     @abstractmethod
     def to_map(self, x: Tensor) -> Tensor:
-        """Positions (..., C) to a map (B, C, H, W), zero where no position exists."""
+        """Turn positions (..., C) into a map (B, C, H, W), zero where no position exists."""
 
 
 def visible_positions(mask: Mask, height: int) -> Tensor:
-    """(B, H, W) bool, whether each position of a map of this height lies in a visible patch."""
+    """Return, as (B, H, W) bool, whether each position of a map of this height lies in a visible patch."""
     visible = (mask.hidden == 0).view(-1, *mask.grid)
     side = height // mask.grid[0]
     return visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)

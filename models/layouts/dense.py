@@ -41,5 +41,5 @@ class DenseLayout(Layout):
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The convolution as torch does it, on channels-last memory."""
+    """Convolve as torch does it, on channels-last memory: (B, H, W, C) to (B, H', W', C')."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -101,16 +101,18 @@ class MinkowskiLayout(Layout):
         return self._remember(functional_call(module, weights, (self._sparse(x),)))
 
     def _remember(self, sites: Any) -> Tensor:
+        """Return the features (N, C) of a sparse tensor; its sites are known by their number from now on."""
         self._keys[len(sites.F)] = sites.coordinate_map_key
         features: Tensor = sites.F
         return features
 
     def _sparse(self, x: Tensor) -> Any:
+        """Return the sparse tensor of features (N, C) at the sites of that number."""
         return self.engine.SparseTensor(
             x.contiguous(), coordinate_map_key=self._keys[len(x)], coordinate_manager=self._manager
         )
 
     def _image_of(self, x: Tensor) -> Tensor:
-        """(N,) int64, the image that each site belongs to."""
+        """Return the image that each site belongs to, (N,) int64."""
         sites: Tensor = self._manager.get_coordinates(self._keys[len(x)])
         return sites[:, 0].long().to(x.device)

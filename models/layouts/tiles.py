@@ -73,7 +73,7 @@ class TilesLayout(Layout):
         return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def _pixel_table(self, p: int) -> Tensor:
-        """(B * V * p * p,) where each visible position stands in the dense map's rows (B * H * W)."""
+        """Return where the visible positions, (B * V * p * p,), stand in the dense map's rows (B * H * W)."""
         key = ("pixel", p, 0)
         if key not in self._tables:
             rows, cols = self.grid
@@ -83,7 +83,7 @@ class TilesLayout(Layout):
         return self._tables[key]
 
     def _halo_table(self, p: int, kernel: int) -> Tensor:
-        """(B * V, q, q) for q = p + kernel - 1: which row of x each position of a tile and its halo is.
+        """Return which row of x a position of a tile and its halo is: (B * V, q, q) for q = p + kernel - 1.
 
         The row after the last, B * V * p * p, stands for zero: hidden, or outside the image.
         """
@@ -103,7 +103,7 @@ class TilesLayout(Layout):
         return self._tables[key]
 
     def _positions(self, p: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column in the dense map, (B, V, n, n) each, of n x n offsets from each tile's corner."""
+        """Return rows and columns in the dense map, two (B, V, n, n), of n x n offsets from each corner."""
         cols = self.grid[1]
         corner = self.visible[:, :, None, None]
         y = corner.div(cols, rounding_mode="floor") * p + offsets[:, None]
