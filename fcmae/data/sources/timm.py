@@ -35,20 +35,35 @@ class TimmOpener(Opener):
         """The name as timm knows it."""
         return self.spec.removeprefix(PREFIX)
 
-    def open_images(self, options: SourceOptions) -> "ImageSource":
-        return self.open_split("train", options).source
+    def open_images(self, options: SourceOptions) -> "PillowSource":
+        return self.open_split("train", options)
 
     def open_splits(self, options: SourceOptions) -> tuple["Labelled", "Labelled"]:
-        train, val = (self.open_split(split, options) for split in ("train", "validation"))
+        train, val = (self.open_labelled(split, options) for split in ("train", "validation"))
         _check_apart(train.source, val.source, self.timm_name, options.root)
         if train.classes != val.classes:
             raise UserError(f"data set {self.timm_name}: training and validation have different classes")
         return train, val
 
     def open_validation(self, options: SourceOptions) -> "Labelled":
-        return self.open_split("validation", options)
+        return self.open_labelled("validation", options)
 
-    def open_split(self, split: str, options: SourceOptions) -> "Labelled":
+    def open_labelled(self, split: str, options: SourceOptions) -> "Labelled":
+        """Open one split with its labels.
+
+        Args:
+            split, options: see `open_split`
+
+        Raises:
+            UserError: it cannot be opened, or has no labels that are numbers
+        """
+        from fcmae.data.images import Labelled
+
+        source = self.open_split(split, options)
+        labels = _labels_of(source.dataset, self.timm_name)
+        return Labelled(source, labels, _classes_of(source.dataset, labels))
+
+    def open_split(self, split: str, options: SourceOptions) -> "PillowSource":
         """Open one split; rank zero opens, and where needed downloads, it before the others do.
 
         Args:
@@ -59,7 +74,6 @@ class TimmOpener(Opener):
             UserError: timm does not know the name, cannot read it, or reads it as a stream without an order
         """
         from fcmae.data.decode import PILLOW_MODES
-        from fcmae.data.images import Labelled
 
         name, channels, root = self.timm_name, options.channels, options.root
         if channels not in PILLOW_MODES:
@@ -67,12 +81,7 @@ class TimmOpener(Opener):
         opened: list[Any] = []
         from_rank_zero(lambda: opened.append(_create(name, root, split, download=name.startswith("torch/"))))
         dataset = opened[0] if opened else _create(name, root, split, download=False)
-        labels = _labels_of(dataset, name)
-        return Labelled(
-            PillowSource(dataset, f"{name} {split}", PILLOW_MODES[channels]),
-            labels,
-            _classes_of(dataset, labels),
-        )
+        return PillowSource(dataset, f"{name} {split}", PILLOW_MODES[channels])
 
 
 class PillowSource:

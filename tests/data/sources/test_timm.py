@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import Labelled
-from fcmae.data.sources import SourceOptions, open_splits
+from fcmae.data.sources import SourceOptions, open_source, open_splits
 from fcmae.data.sources.timm import TimmOpener
 
 
@@ -21,8 +21,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
-def open_split(name: str, split: str, root: str = "", channels: int = 3) -> Labelled:
-    return TimmOpener(f"timm:{name}").open_split(split, SourceOptions(channels, size=8, root=root))
+def open_labelled(name: str, split: str, root: str = "", channels: int = 3) -> Labelled:
+    return TimmOpener(f"timm:{name}").open_labelled(split, SourceOptions(channels, size=8, root=root))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_timm_s_factory_by_name(root: Path, channels: int) -> None:
 @pytest.mark.parametrize("name", ["torch/image_folder", "folder"])
 def test_a_broken_image_of_timm_s_costs_one_image(root: Path, name: str) -> None:
     (root / "train" / "dark" / "1.png").write_bytes(b"broken")
-    train = open_split(name, "train", root=str(root))
+    train = open_labelled(name, "train", root=str(root))
     assert train.classes == ["dark", "light"]
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(BrokenImage, match=r"dark/1\.png"):
@@ -107,39 +107,40 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[dict[str, A
 
 def test_labels_and_names_of_classes_are_taken_from_timm_s_reader(factory: Any) -> None:
     factory(Table([1, 0, 1]))
-    data = open_split("hfds/name", "train")
+    data = open_labelled("hfds/name", "train")
     assert data.labels.tolist() == [1, 0, 1]
     assert data.classes == ["cat", "dog"]
     factory(Table(["dog", "cat"]))
     with pytest.raises(UserError, match="no labels that are numbers"):
-        open_split("hfds/name", "train")
+        open_labelled("hfds/name", "train")
+    open_source("timm:hfds/name", SourceOptions(channels=3, size=8))  # which pre-training does without
 
 
 def test_test_stands_in_for_a_validation_split_that_is_not_there(factory: Any) -> None:
     calls = factory(Table([1, 0, 1]))
-    open_split("hfds/name", "validation")
+    open_labelled("hfds/name", "validation")
     assert [call["split"] for call in calls] == ["validation", "test"]
 
 
 def test_streams_are_refused(factory: Any) -> None:
     factory(Stream())
     with pytest.raises(UserError, match="wds/name is a stream"):
-        open_split("wds/name", "train")
+        open_labelled("wds/name", "train")
 
 
 def test_only_rank_zero_downloads_and_opens_it_once(factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = factory(Table([1, 0]))
-    open_split("torch/name", "train")
+    open_labelled("torch/name", "train")
     assert [call["download"] for call in calls] == [True]
     monkeypatch.setattr(
         "fcmae.data.sources.timm.from_rank_zero", lambda make: None
     )  # as in the other processes
-    open_split("torch/name", "train")
+    open_labelled("torch/name", "train")
     assert [call["download"] for call in calls] == [True, False]
 
 
 def test_names_that_timm_cannot_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torch/nothing .* cannot be read"):
-        open_split("torch/nothing", "train", root=str(tmp_path))
+        open_labelled("torch/nothing", "train", root=str(tmp_path))
     with pytest.raises(UserError, match="1, 3 or 4 channels, not 2"):
-        open_split("torch/cifar10", "train", root=str(tmp_path), channels=2)
+        open_labelled("torch/cifar10", "train", root=str(tmp_path), channels=2)
