@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from fcmae.core.errors import UserError
-from fcmae.engine.loggers import LOGGERS
+from fcmae.engine.loggers import check_loggers
 
 # What may differ when any run is resumed: where and how it runs, not what it computes.
 VOLATILE_IN_ALL = (
@@ -127,9 +127,7 @@ class LoopConfig:
                 raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
         if self.save_minutes < 0:
             raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")
-        for name in self.loggers:
-            if name not in LOGGERS:
-                raise UserError(f"loop.loggers names {name!r}: choose from {', '.join(LOGGERS)}")
+        check_loggers(self.loggers)
 
 
 class TrainingConfig(Protocol):

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
 from fcmae.engine.run_folder import RunFolder
 
@@ -95,7 +96,27 @@ class TensorBoard(Logger):
 
 
 LOGGERS: dict[str, Callable[[RunFolder], Logger]] = {"tensorboard": TensorBoard}
-"""By the names that `loop.loggers` chooses from; a further one is registered by putting it here."""
+
+
+def register_logger(name: str, kind: Callable[[RunFolder], Logger]) -> None:
+    """Let the setting `loop.loggers` ask for a logger by name; a name that is taken is given anew.
+
+    Args:
+        name: what the setting says
+        kind: the class, or what else makes a logger of the folder of a run
+    """
+    LOGGERS[name] = kind
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Refuse a name that is not registered.
+
+    Raises:
+        UserError: the message lists the names
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise UserError(f"loop.loggers names {name!r}: choose from {', '.join(LOGGERS)}")
 
 
 class Loggers(Logger):

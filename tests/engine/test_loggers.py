@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fcmae.core import distributed
 from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.engine import loggers
 from fcmae.engine.config import LoopConfig
-from fcmae.engine.loggers import LOGGERS, JsonLines, Logger, Loggers, TensorBoard
+from fcmae.engine.loggers import LOGGERS, JsonLines, Logger, Loggers, TensorBoard, register_logger
 from fcmae.engine.run_folder import RunFolder
 from tests.engine.toy_run import ToyTask, run_toy
 
@@ -81,7 +82,8 @@ def test_a_logger_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 with (self.run.path / "losses.csv").open("a") as file:
                     csv.writer(file).writerow([record["step"], record["loss"]])
 
-    monkeypatch.setitem(LOGGERS, "losses", Losses)
+    monkeypatch.setattr(loggers, "LOGGERS", dict(LOGGERS))
+    register_logger("losses", Losses)
     LoopConfig(loggers=("losses",)).check()
     run_toy(tmp_path, ToyTask(), loggers=("losses",))
     run = RunFolder(tmp_path)
