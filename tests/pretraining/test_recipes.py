@@ -8,7 +8,7 @@ import fcmae.pretraining
 from fcmae import list_models
 from fcmae.core.settings import read_settings
 from fcmae.pretraining.config import PretrainConfig
-from fcmae.pretraining.prepare import check_geometry
+from fcmae.pretraining.prepare import check
 
 RECIPES = sorted((Path(fcmae.pretraining.__file__).parent / "recipes").glob("*.yaml"))
 PUBLISHED = [path for path in RECIPES if path.stem.startswith("convnextv2_")]
@@ -24,7 +24,7 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_every_recipe_can_be_run(path: Path) -> None:
-    check_geometry(read_settings(PretrainConfig, path))
+    check(read_settings(PretrainConfig, path))
 
 
 def test_there_is_a_published_recipe_for_every_size() -> None:
