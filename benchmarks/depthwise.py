@@ -8,7 +8,10 @@ GPU, in Triton. Each is first held against float64. GB/s counts the bytes that m
 each output written once.
 """
 
-from kernels import Report, impls, random_tensors, read_options, stages, tiles_layout
+from collections.abc import Callable
+from functools import partial
+
+from kernels import Operation, Report, impls, random_tensors, read_options, stages, tiles_layout
 from torch import Tensor
 
 from fcmae.models.kernels.choice import Impl
@@ -18,6 +21,26 @@ KERNEL = 7
 PASSES = {"forward": 2, "gradient of x": 2, "gradient of parameters": 2}
 
 
+def over_tiles(table: Tensor, impl: Impl) -> Operation:
+    """Return the convolution of visible tiles, in one implementation."""
+
+    def operation(inputs: list[Tensor]) -> Tensor:
+        x, weight, bias = inputs
+        return depthwise_tiles(x, weight, bias, table, impl)
+
+    return operation
+
+
+def over_map(impl: Impl) -> Operation:
+    """Return the convolution of the dense map, in one implementation."""
+
+    def operation(inputs: list[Tensor]) -> Tensor:
+        x, weight, bias = inputs
+        return depthwise_map(x, weight, bias, impl)
+
+    return operation
+
+
 def main() -> None:
     """Check, time, print."""
     options = read_options(__doc__ or "")
@@ -25,20 +48,16 @@ def main() -> None:
     for number, p, channels in stages(options):
         weights = (channels, 1, KERNEL, KERNEL), (channels,)
         side = options.image_size * p // 32
-        table = layout._halo_table(p, KERNEL)
-        tiles = random_tensors(options, (*layout.visible.shape, p, p, channels), *weights)
-        maps = random_tensors(options, (options.batch, side, side, channels), *weights)
-
-        def over_tiles(inputs: list[Tensor], impl: Impl = "torch", table: Tensor = table) -> Tensor:
-            return depthwise_tiles(*inputs, table, impl)
-
-        def over_map(inputs: list[Tensor], impl: Impl = "torch") -> Tensor:
-            return depthwise_map(*inputs, impl)
-
-        for name, operation, inputs in (("tiles", over_tiles, tiles), ("map", over_map, maps)):
+        over: dict[str, Callable[[Impl], Operation]]
+        over = {"tiles": partial(over_tiles, layout._halo_table(p, KERNEL)), "map": over_map}
+        of = {
+            "tiles": random_tensors(options, (*layout.visible.shape, p, p, channels), *weights),
+            "map": random_tensors(options, (options.batch, side, side, channels), *weights),
+        }
+        for name, inputs in of.items():
             for impl in impls(options):
                 label = f"stage {number}, {name} of {inputs[0].shape[-2]}, {channels} channels, {impl}"
-                report.measure(label, lambda x, f=operation, i=impl: f(x, i), operation, inputs, PASSES)
+                report.measure(label, over[name](impl), over[name]("torch"), inputs, PASSES)
     report.finish()
 
 

@@ -11,9 +11,10 @@ twice and writes once. Five would be the least: a second reading that finds the 
 
 import torch
 import torch.nn.functional as F
-from kernels import Report, impls, random_tensors, read_options, stages, tiles_layout
+from kernels import Operation, Report, impls, random_tensors, read_options, stages, tiles_layout
 from torch import Tensor
 
+from fcmae.models.kernels.choice import Impl
 from fcmae.models.kernels.grn import gelu_grn
 from fcmae.models.kernels.grn_terms import response, sum_type
 
@@ -28,6 +29,16 @@ def formula(inputs: list[Tensor]) -> Tensor:
     return gamma * (x * response(norm)[:, None].to(x.dtype)) + beta + x
 
 
+def fused(impl: Impl) -> Operation:
+    """Return the product's function in one implementation."""
+
+    def operation(inputs: list[Tensor]) -> Tensor:
+        x, gamma, beta = inputs
+        return gelu_grn(x, gamma, beta, impl=impl)
+
+    return operation
+
+
 def main() -> None:
     """Check, time, print."""
     options = read_options(__doc__ or "")
@@ -39,9 +50,7 @@ def main() -> None:
         label = f"stage {number}, {visible * p * p} positions, {wide} channels"
         report.measure(f"{label}, autograd", formula, formula, inputs, PASSES)
         for impl in impls(options):
-            report.measure(
-                f"{label}, {impl}", lambda x, i=impl: gelu_grn(*x, impl=i), formula, inputs, PASSES
-            )
+            report.measure(f"{label}, {impl}", fused(impl), formula, inputs, PASSES)
     report.finish()
 
 

@@ -136,8 +136,12 @@ class Report:
             )
         Console(width=140).print(table)
         if options.json:
-            report = {"machine": describe(self.device), "options": vars(options), "rows": self.rows}
-            report["copy_gb_per_s"] = self.copy_rate / 1e9
+            report = {
+                "machine": describe(self.device),
+                "options": vars(options),
+                "rows": self.rows,
+                "copy_gb_per_s": self.copy_rate / 1e9,
+            }
             options.json.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 

@@ -98,6 +98,7 @@ def _gpu_seconds(device: torch.device) -> Callable[[Callable[[], object]], float
         run()
         end.record()
         end.synchronize()
-        return 1e-3 * start.elapsed_time(end)
+        milliseconds: float = start.elapsed_time(end)
+        return 1e-3 * milliseconds
 
     return time_once

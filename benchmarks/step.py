@@ -61,7 +61,7 @@ class Step:
     """
 
     model: nn.Module
-    compute_loss: Callable[[nn.Module], Tensor]
+    compute_loss: Callable[[Any], Tensor]
     precision: str
     impl: Impl = "auto"
     mode: Mode = "eager"
@@ -69,9 +69,10 @@ class Step:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        graphs = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}
-        how = {"compiled": {}, "graphs": {"options": graphs}}.get(self.mode)
-        self.callable: nn.Module = self.model if how is None else torch.compile(self.model, **how)
+        self.callable: Callable[..., Any] = self.model
+        if self.mode != "eager":
+            graphs: dict[str, Any] = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}
+            self.callable = torch.compile(self.model, options=graphs if self.mode == "graphs" else None)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def backward(self) -> Tensor:
@@ -191,7 +192,7 @@ def finetuning(options: argparse.Namespace, device: torch.device) -> tuple[dict[
     torch.manual_seed(0)
     ours = create_model(options.model, grad_checkpointing=options.grad_checkpointing)
     draw_grn(ours)
-    theirs = timm.create_model(options.model)
+    theirs: Any = timm.create_model(options.model)
     convolutions = theirs.stages[0].blocks[0].mlp.fc1.weight.ndim == 4  # timm's smaller sizes have these
     theirs.load_state_dict(to_timm(ours.state_dict(), pointwise_convs=convolutions))
     theirs.set_grad_checkpointing(options.grad_checkpointing)
@@ -203,7 +204,8 @@ def finetuning(options: argparse.Namespace, device: torch.device) -> tuple[dict[
         return F.cross_entropy(model(images).float(), labels, label_smoothing=0.1)
 
     steps = {}
-    for name, network in (("timm", theirs), ("ours", ours)):
+    networks: dict[str, Any] = {"timm": theirs, "ours": ours}
+    for name, network in networks.items():
         network.to(device, memory_format=torch.channels_last)
         for impl, mode in variants(options, device, name):
             one, rename = copy.deepcopy(network), to_ours if name == "timm" else dict
@@ -243,7 +245,8 @@ def count_flops(forward: Callable[[], object]) -> float:
     """Operations of a step: three times a forward pass, since backward has two products for each."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward()
-    return 3.0 * counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return 3.0 * total
 
 
 def compare(

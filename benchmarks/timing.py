@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ class Spread:
 
 
 def time_side_by_side(
-    ways: dict[str, Callable[[], None]], repeats: int, device: torch.device, warmup: int = 2
+    ways: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warmup: int = 2
 ) -> dict[str, list[float]]:
     """Seconds of each run of each way. They take turns: a slow moment of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}

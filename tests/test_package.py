@@ -180,7 +180,7 @@ def installed(
         "wheel": [wheel],
     }
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install", *options]
     run([*pip, *what[request.param]], folder)
     if request.param != "editable":
         shutil.rmtree(checkout)

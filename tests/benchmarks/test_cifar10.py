@@ -21,7 +21,7 @@ def test_data_are_downloaded_once_before_the_runs(tmp_path: Path, monkeypatch: p
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(cifar10, "open_splits", lambda _, options: events.append(("open", options.root)))
-    monkeypatch.setattr(cifar10.subprocess, "run", run)
+    monkeypatch.setattr("subprocess.run", run)
     monkeypatch.setattr(
         sys, "argv", ["cifar10", "--out", str(tmp_path), "--data-root", "there", "--at-once=2"]
     )

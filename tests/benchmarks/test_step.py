@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import step
-from torch import OutOfMemoryError, nn, ones
+from torch import OutOfMemoryError, Tensor, nn, ones
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -38,14 +38,15 @@ def test_what_does_not_agree_is_not_timed(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_way_that_fails_or_begins_too_late_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    def full(model: nn.Module) -> None:
+    def full(model: nn.Module) -> Tensor:
         raise OutOfMemoryError("tried to allocate 20 GiB")
 
-    def broken(model: nn.Module) -> None:
+    def broken(model: nn.Module) -> Tensor:
         raise RuntimeError("PassManager::run failed")
 
-    def fits(model: nn.Module) -> object:
-        return model(ones(3, 2)).square().mean()
+    def fits(model: nn.Module) -> Tensor:
+        output: Tensor = model(ones(3, 2))
+        return output.square().mean()
 
     model = nn.Linear(2, 1)
     computations = {"large": full, "new": broken, "small": fits}

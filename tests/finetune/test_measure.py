@@ -11,8 +11,8 @@ import fcmae.data.evaluation
 from fcmae.core.distributed import World
 from fcmae.data.broken import BrokenList
 from fcmae.data.decode import BrokenImage
-from fcmae.data.images import ArraySource, Labelled
 from fcmae.data.evaluation import EvaluationReader
+from fcmae.data.images import ArraySource, Labelled
 from fcmae.finetune.measure import Scores, measure
 
 CPU = torch.device("cpu")

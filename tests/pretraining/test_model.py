@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcmae.models.kernels.calls import Call, record_calls
 from fcmae.models.layouts.minkowski import import_engine
@@ -21,8 +21,8 @@ from fcmae.pretraining.masking import patchify, random_mask
 from fcmae.pretraining.model import FCMAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
-Randomize = Callable[[nn.Module], nn.Module]
-SMALL = {"depths": (1, 1, 1, 1), "dims": (5, 7, 11, 13), "decoder_dim": 17, "stem_stride": 1}
+Randomize = Callable[[FCMAE], FCMAE]
+SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (5, 7, 11, 13), "decoder_dim": 17, "stem_stride": 1}
 
 
 def small(image_size: int | tuple[int, int] = 32, **options: Any) -> FCMAE:
@@ -212,7 +212,7 @@ def test_images_and_masks_of_another_size_are_refused() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_compiles_to_one_graph(checkpointing: bool) -> None:
-    sizes = {"depths": (1, 1, 1, 1), "dims": (4, 6, 8, 10), "decoder_dim": 8}
+    sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (4, 6, 8, 10), "decoder_dim": 8}
     model = FCMAE("convnextv2_atto", 64, 0.5, **sizes, grad_checkpointing=checkpointing)
     mask = Mask(torch.tensor([[0, 3]] * 2), (2, 2))
     explained = torch._dynamo.explain(model)(torch.randn(2, 3, 64, 64), mask)

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H W pixels, L patches.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,12 @@ def columns(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 def test_visible_pixels_are_the_original_s_and_hidden_ones_grey_or_predicted(
     columns: dict[str, Tensor], norm_pix_loss: bool
 ) -> None:
-    options = {"depths": (1, 1, 1, 1), "dims": (4, 4, 4, 4), "stem_stride": 1, "decoder_dim": 8}
+    options: dict[str, Any] = {
+        "depths": (1, 1, 1, 1),
+        "dims": (4, 4, 4, 4),
+        "stem_stride": 1,
+        "decoder_dim": 8,
+    }
     model = FCMAE("convnextv2_atto", image_size=(16, 24), norm_pix_loss=norm_pix_loss, **options)
     torch.nn.init.zeros_(model.pred.weight)  # predicts the same everywhere: 0, the mean of what is normalised
     images = torch.randint(0, 256, (3, 3, 16, 24), dtype=torch.uint8)
