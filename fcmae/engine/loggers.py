@@ -90,6 +90,7 @@ class TensorBoard(Logger):
 
     @cached_property
     def _writer(self) -> "SummaryWriter":
+        """The writer of events, made when the first record comes."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and a finished run logs nothing
 
         return SummaryWriter(self.run.tensorboard, purge_step=self.purge_step)

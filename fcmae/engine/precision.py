@@ -6,7 +6,7 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` as bf16 on a GPU whose matrix units take it (compute capability 8.0 and later), else float32."""
+    """Return the precision meant: `auto` is bf16 on a GPU whose matrix units take it, from 8.0 on."""
     if precision != "auto":
         return precision
     has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -14,11 +14,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Context of a forward pass in float32 (no autocast), bf16 or fp16."""
+    """Return the context of a forward pass in float32 (no autocast), bf16 or fp16."""
     dtype = AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Loss scaling for fp16, whose small gradients would vanish; passes everything through otherwise."""
+    """Return a loss scaler for fp16, whose small gradients would vanish; otherwise it changes nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -10,7 +10,7 @@ REFERENCE_BATCH = 256
 def learning_rate(
     step: int, *, config: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: float
 ) -> float:
-    """Learning rate of one optimiser step: linear warm-up from 0, then a cosine or steps.
+    """Return the learning rate of one optimiser step: linear warm-up from 0, then a cosine or steps.
 
     The linear scaling with the batch is that of Goyal et al. (arXiv 1706.02677); warm-up and cosine per step
     are those of MAE (arXiv 2111.06377) and ConvNeXt V2 (arXiv 2301.00808).

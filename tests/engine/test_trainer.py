@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,27 @@ def test_signal_saves_stops_and_resumes(
     assert task.evaluated[-1] == EPOCHS
     assert_same(final_state(folder), final_state(whole))
     assert logged(folder, "epoch_loss") == logged(whole, "epoch_loss")
+
+
+class Drawing:
+    """Batches that draw a number as they are opened, as a DataLoader does."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        torch.rand(())
+        return iter(self.batches)
+
+
+def test_opening_the_batches_disturbs_no_step(tmp_path: Path, whole: Path) -> None:
+    class DrawingTask(ToyTask):
+        def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
+            return Drawing(super().batches(start_step, total_steps))
+
+    run_toy(tmp_path, DrawingTask(signal_after=(8, signal.SIGTERM)))
+    run_toy(tmp_path, DrawingTask())
+    assert_same(final_state(tmp_path), final_state(whole))
 
 
 def test_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, whole: Path) -> None:

@@ -1,7 +1,7 @@
 """A small real task to train, in a module of its own so that another process can import it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class ToyTask(Task):
             {"params": others, "weight_decay": weight_decay},
         ]
 
-    def batches(self, start_step: int, total_steps: int) -> Iterator[tuple[int, Tensor]]:
+    def batches(self, start_step: int, total_steps: int) -> Iterable[tuple[int, Tensor]]:
         for step in range(start_step, total_steps):
             generator = torch.Generator().manual_seed(step)
             images = torch.rand(BATCH, 1, 8, 8, generator=generator)
