@@ -75,7 +75,7 @@ class _CountActivations(TorchDispatchMode):
     """Adds up the sizes of what convolutions and matrix products put out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

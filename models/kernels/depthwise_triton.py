@@ -52,7 +52,8 @@ class _Depthwise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, table)
         ctx.side, ctx.bias_dtype = side, None if bias is None else bias.dtype
-        return convolve(x, _taps(weight, bias), table, side)
+        out: Tensor = convolve(x, _taps(weight, bias), table, side)
+        return out
 
     @staticmethod
     @once_differentiable

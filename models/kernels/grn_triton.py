@@ -36,7 +36,8 @@ class _GeluGRN(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         norm = square_sums(x).sqrt()
         ctx.save_for_backward(x, gamma, norm)
-        return scale_gelu(x, 1 + gamma * response(norm), beta)
+        out: Tensor = scale_gelu(x, 1 + gamma * response(norm), beta)
+        return out
 
     @staticmethod
     @once_differentiable

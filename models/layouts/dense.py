@@ -28,7 +28,8 @@ class DenseLayout(Layout):
         return depthwise_map(x, conv.weight, conv.bias)
 
     def norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=(1, 2), dtype=sum_type(x))
+        norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=sum_type(x))
+        return norm
 
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, :]
@@ -42,4 +43,5 @@ class DenseLayout(Layout):
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Convolve as torch does it, on channels-last memory: (B, H, W, C) to (B, H', W', C')."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    out: Tensor = conv(x.permute(0, 3, 1, 2))
+    return out.permute(0, 2, 3, 1)

@@ -58,7 +58,8 @@ class TilesLayout(Layout):
         return gather_rows(out.permute(0, 2, 3, 1).flatten(0, 2), self._pixel_table(p)).view_as(x)
 
     def norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=sum_type(x))
+        norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), dtype=sum_type(x))
+        return norm
 
     def spread(self, per_image: Tensor, x: Tensor) -> Tensor:
         return per_image[:, None, None, None, :]

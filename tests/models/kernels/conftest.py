@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
+from functorch.compile import make_boxed_func  # type: ignore[import-untyped]
 from torch import Tensor, fx
 from torch._dynamo.backends.common import aot_autograd
 
@@ -43,7 +43,8 @@ def trace() -> Trace:
         def remember(graph: fx.GraphModule, _: object) -> Callable[..., object]:
             names = [str(node.target) for node in graph.graph.nodes]
             graphs.append([name.split(".")[1] for name in names if name.startswith("fcmae.")])
-            return make_boxed_func(graph)
+            boxed: Callable[..., object] = make_boxed_func(graph)
+            return boxed
 
         torch._dynamo.reset()
         backend = aot_autograd(fw_compiler=remember, bw_compiler=remember)

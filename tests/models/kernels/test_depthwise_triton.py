@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcmae.models.kernels.choice import OLDEST_TRITON, kernels, triton_version
+from fcmae.models.kernels.choice import OLDEST_TRITON, Impl, kernels, triton_version
 from fcmae.models.kernels.depthwise import depthwise_map, depthwise_tiles
 from fcmae.models.layouts.tiles import TilesLayout
 from fcmae.models.mask import Mask
@@ -41,7 +41,7 @@ def halo_table(batch: int, grid: tuple[int, int], num_visible: int, p: int, kern
     return TilesLayout(mask)._halo_table(p, kernel)
 
 
-def results(tensors: list[Tensor], table: Tensor | None, impl: str) -> list[Tensor]:
+def results(tensors: list[Tensor], table: Tensor | None, impl: Impl) -> list[Tensor]:
     """The output and the gradients of x, weight and bias, in float64 after they are computed."""
     x, weight, bias = (each.detach().clone().requires_grad_() for each in tensors[:3])
     if table is None:
@@ -120,7 +120,7 @@ def test_autocast_computes_in_its_type_and_returns_gradients_in_the_parameters()
     (x, weight, bias, _), table = example((1, 3, 2, 2, 3), 7), halo_table(1, (2, 3), 3, 2, 7)
     inputs = [each.requires_grad_() for each in (x, weight, bias)]
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        out = depthwise_tiles(*inputs, table, "triton")
+        out = depthwise_tiles(x, weight, bias, table, "triton")
     expected = depthwise_tiles(x.bfloat16().double(), weight.double(), bias.double(), table, "torch")
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=1e-6)
@@ -132,9 +132,10 @@ def test_each_launch_is_one_operation_of_a_compiled_graph(tiles: bool, trace: Tr
     table = halo_table(1, (2, 3), 3, 2, 7)
     inputs = [each.requires_grad_() for each in example((1, 3, 2, 2, 3) if tiles else (2, 4, 4, 3), 7)[:3]]
 
-    def operation(*tensors: Tensor) -> Tensor:
-        run = (*tensors, table, "triton") if tiles else (*tensors, "triton")
-        return (depthwise_tiles if tiles else depthwise_map)(*run)
+    def operation(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if tiles:
+            return depthwise_tiles(x, weight, bias, table, "triton")
+        return depthwise_map(x, weight, bias, "triton")
 
     assert trace(operation, inputs) == [
         ["depthwise"],

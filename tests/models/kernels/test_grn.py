@@ -13,7 +13,8 @@ from fcmae.models.kernels.grn import global_response_norm
 def formula(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """ConvNeXt V2, arXiv 2301.00808, algorithm 1."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return gamma * (x * (norm / (norm.mean(-1, keepdim=True) + 1e-6))) + beta + x
+    out: Tensor = gamma * (x * (norm / (norm.mean(-1, keepdim=True) + 1e-6))) + beta + x
+    return out
 
 
 def example(shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcmae.models.kernels.choice import OLDEST_TRITON, triton_version
+from fcmae.models.kernels.choice import OLDEST_TRITON, Impl, triton_version
 from fcmae.models.kernels.grn import gelu_grn
 
 pytestmark = pytest.mark.skipif(
@@ -26,10 +26,11 @@ def example(shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> 
     return [torch.randn(each, generator=generator).to(DEVICE, dtype) for each in shapes]
 
 
-def results(tensors: list[Tensor], impl: str) -> list[Tensor]:
+def results(tensors: list[Tensor], impl: Impl) -> list[Tensor]:
     """The output and the gradients of x, gamma and beta, in float64 after they are computed."""
     inputs = [each.detach().clone().requires_grad_() for each in tensors[:3]]
-    out = gelu_grn(*inputs, impl=impl)
+    x, gamma, beta = inputs
+    out = gelu_grn(x, gamma, beta, impl=impl)
     return [each.detach().double() for each in (out, *torch.autograd.grad(out, inputs, tensors[3]))]
 
 
@@ -97,7 +98,7 @@ def test_only_the_pre_activation_is_stored() -> None:
 
 def test_each_launch_is_one_operation_of_a_compiled_graph(trace: Trace) -> None:
     inputs = [each.requires_grad_() for each in example((2, 9, 8))[:3]]
-    graphs = trace(lambda *tensors: gelu_grn(*tensors, impl="triton"), inputs)
+    graphs = trace(lambda x, gamma, beta: gelu_grn(x, gamma, beta, impl="triton"), inputs)
     assert graphs == [["gelu_square_sums", "scale_gelu"], ["gelu_gradient_sums", "scale_gelu_gradient"]]
 
 

@@ -71,11 +71,19 @@ def test_auto_convolves_where_that_is_faster(
 ) -> None:
     monkeypatch.setattr(module, "_MKL_LAGS", lags)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    called = []
-    for name in ("conv2d", "linear"):
+    called: list[str] = []
+
+    def watch(name: str) -> None:
         original = getattr(F, name)
-        watch = lambda *args, n=name, f=original: (called.append(n), f(*args))[1]  # noqa: E731
-        monkeypatch.setattr(module.F, name, watch)
+
+        def watched(*args: Any) -> Any:
+            called.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(F, name, watched)
+
+    watch("conv2d")
+    watch("linear")
     out = 1024 if shape == (FEWEST_ROWS - 1,) else FEWEST_MACS // 2**16  # much to compute in few rows
     pointwise(torch.randn(*shape, 64, dtype=dtype), torch.randn(out, 64, dtype=dtype), None)
     assert called == [expected]

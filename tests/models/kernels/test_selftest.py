@@ -10,8 +10,8 @@ from torch import Tensor
 from fcmae import create_model
 from fcmae.models.kernels import choice, selftest
 from fcmae.models.kernels.calls import Call
-from fcmae.models.kernels.choice import kernels, use_triton
-from fcmae.models.kernels.depthwise import map_tile
+from fcmae.models.kernels.choice import Impl, kernels, use_triton
+from fcmae.models.kernels.depthwise import depthwise_map, map_tile
 from fcmae.models.kernels.selftest import check_calls, self_test
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,12 +51,10 @@ def test_a_kernel_that_raises_is_done_without(
 
 
 def test_a_kernel_that_computes_something_else_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = selftest.depthwise_map
-    monkeypatch.setattr(
-        selftest,
-        "depthwise_map",
-        lambda x, weight, bias, impl: sound(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1),
-    )
+    def unsound(x: Tensor, weight: Tensor, bias: Tensor, impl: Impl) -> Tensor:
+        return depthwise_map(x, weight, bias, "torch") * (1.01 if impl == "triton" else 1)
+
+    monkeypatch.setattr(selftest, "depthwise_map", unsound)
     assert check_calls(DEVICE, torch.float32, TILES[2:])
     assert not check_calls(DEVICE, torch.float32, MAPS[1:])
     assert not use_triton("auto", torch.zeros(1, device=DEVICE))
@@ -89,7 +87,12 @@ def test_a_long_self_test_says_what_it_waits_for(
 
 def test_what_networks_call_is_tested_where_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[Call] = []
-    monkeypatch.setattr(selftest, "check_calls", lambda device, dtype, calls: tested.extend(calls) or True)
+
+    def remember(device: torch.device, dtype: torch.dtype, calls: list[Call]) -> bool:
+        tested.extend(calls)
+        return True
+
+    monkeypatch.setattr(selftest, "check_calls", remember)
     network = create_model("convnextv2_atto", depths=(1, 1, 1, 1), dims=(4, 6, 8, 10), num_classes=2)
     examples = [(network, (torch.empty(1, 3, 64, 96, device="meta"),))] * 2
     assert self_test(DEVICE, torch.float32, examples)
