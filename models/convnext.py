@@ -6,14 +6,17 @@ Shapes: B batch, C channels, H W positions of an image or map; (..., C) position
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from fcmae.models.geometry import check_image_size, stage_strides
+from fcmae.core.errors import UserError
+from fcmae.models.features import FeatureInfo, take_indices
+from fcmae.models.geometry import stage_strides
 from fcmae.models.kernels.choice import autocast_type
 from fcmae.models.kernels.pointwise import pointwise
 from fcmae.models.layouts.base import Layout
@@ -21,6 +24,9 @@ from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.sizes import Size, find_size
 
 GRNScope = Literal["image", "batch"]
+
+for function in ("layer_norm", "pointwise", "check_images"):
+    fx.wrap(function)  # torch.fx sees them as operations
 
 
 class LayerNorm(nn.LayerNorm):
@@ -31,13 +37,16 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension of x (..., C)."""
-        dtype = autocast_type(x) if x.is_cuda else None
-        if dtype is None:
-            return super().forward(x)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise channels (..., C) with weight and bias (C,); see `LayerNorm`."""
+    dtype = autocast_type(x) if x.is_cuda else None
+    if dtype is None:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x.to(dtype), weight.shape, weight.to(dtype), bias.to(dtype), eps)
 
 
 class Linear(nn.Linear):
@@ -133,7 +142,8 @@ class ConvNeXt(nn.Module):
         drop_path_rate: probability that an image skips the last block; it grows linearly from 0
         layer_scale: initial scale of the residual branches of V1; by default the blocks are V2's
         grn_scope: positions of GRN's norm, as for GRN
-        features_only: no norm and head; forward gives the maps of the four stages
+        features_only: no norm and head; forward gives the maps of the stages
+        out_indices: with features_only, the stages whose maps are given, from 0; later ones are left out
         head_init_scale: factor on the initial weights of the head
         grad_checkpointing: compute wide activations again for the gradient, as for Block
 
@@ -157,23 +167,31 @@ class ConvNeXt(nn.Module):
         layer_scale: float | None = None,
         grn_scope: GRNScope = "image",
         features_only: bool = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         head_init_scale: float = 1.0,
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        depths, dims, strides = size.depths, size.dims, stage_strides(stem_stride)
+        self.out_indices = take_indices(4, out_indices if features_only else None)
+        count = max(self.out_indices) + 1
+        depths, dims, strides = size.depths[:count], size.dims[:count], stage_strides(stem_stride)[:count]
         self.in_chans, self.num_classes, self.features_only = in_chans, num_classes, features_only
-        self.num_features = dims[-1]
+        self.num_features = self.head_hidden_size = dims[-1]
         self.stride = strides[-1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": stride} for dim, stride in zip(dims, strides, strict=True)
-        ]
+        self.global_pool = "avg"
+        self.feature_info = FeatureInfo(
+            [
+                {"num_chs": dim, "reduction": stride, "module": f"stages.{stage}"}
+                for stage, (dim, stride) in enumerate(zip(dims, strides, strict=True))
+            ],
+            self.out_indices,
+        )
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
         self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, LayerNorm(dims[0], eps=1e-6)])])
         for narrow, wide in itertools.pairwise(dims):
             conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
             self.downsample_layers.append(nn.ModuleList([LayerNorm(narrow, eps=1e-6), conv]))
-        rates = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        rates = (drop_path_rate * i / max(sum(size.depths) - 1, 1) for i in range(sum(size.depths)))
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 Block(dim, next(rates), layer_scale, grn_scope, grad_checkpointing) for _ in range(depth)
@@ -188,37 +206,32 @@ class ConvNeXt(nn.Module):
             self.head.weight.data.mul_(head_init_scale)
 
     def forward_stages(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
-        """Return the map after each stage: images (B, C, H, W) to four (B, C', H', W'), zero where hidden.
+        """Return the map after each stage: images (B, C, H, W) to (B, C', H', W') each, zero where hidden.
 
         Args:
-            images: height and width are multiples of the stride
+            images: of any height and width from the stride on; under a mask, of its patches
             layout: where positions are; by default everywhere
 
         Raises:
-            ValueError: the images have other channels, or a side that is not a multiple of the stride
+            UserError: images of other channels, types or sizes
         """
-        self._check(images)
+        check_images(images, self.in_chans, self.stride, layout)
         layout = layout or DenseLayout()
         x, maps = layout.enter(images), []
-        for stage in range(4):
+        for stage in range(len(self.stages)):
             x = self._forward_stage(stage, x, layout)
             maps.append(layout.to_map(x))
         return maps
 
     def forward_features(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        """Return the last stage's map, (B, C', H / stride, W / stride), before pooling and norm.
+        """Return the last stage's map before pooling and norm: (B, C', H // stride, W // stride).
 
-        Args:
-            images: (B, C, H, W), height and width multiples of the stride
-            layout: where positions are; by default everywhere
-
-        Raises:
-            ValueError: the images have other channels, or a side that is not a multiple of the stride
+        Args, Raises: as `forward_stages`
         """
-        self._check(images)
+        check_images(images, self.in_chans, self.stride, layout)
         layout = layout or DenseLayout()
         x = layout.enter(images)
-        for stage in range(4):
+        for stage in range(len(self.stages)):
             x = self._forward_stage(stage, x, layout)
         return layout.to_map(x)
 
@@ -230,38 +243,142 @@ class ConvNeXt(nn.Module):
             x = block(x, layout)
         return x
 
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Return logits (B, num_classes); features (B, C') without a head; four maps with `features_only`.
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the last map (B, C', H', W') and classify it: (B, num_classes).
 
         Args:
-            images: (B, C, H, W), height and width multiples of the stride
+            x: from `forward_features`
+            pre_logits: leave the head out: (B, C'), pooled and normalised
+        """
+        x = x.permute(0, 2, 3, 1)
+        x = self.norm(x.mean((1, 2)) if self.global_pool else x)
+        x = x if pre_logits else self.head(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
 
-        Raises:
-            ValueError: the images have other channels, or a side that is not a multiple of the stride
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Return logits (B, num_classes); features (B, C') without a head; maps with `features_only`.
+
+        Args, Raises: as `forward_stages`
         """
         if self.features_only:
-            return self.forward_stages(images)
-        logits: Tensor = self.head(self.norm(self.forward_features(images).mean((2, 3))))
-        return logits
+            maps = self.forward_stages(images)
+            return [maps[index] for index in self.out_indices]
+        return self.forward_head(self.forward_features(images))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Make a fresh head for so many classes, as timm's networks do; 0 leaves the head out.
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the last map and those of some stages, as timm's networks do.
+
+        Args:
+            images: (B, C, H, W)
+            indices: the last so many stages, or their numbers; by default all
+            norm: of no effect, as in timm: no norm follows a stage
+            stop_early: leave out the stages after the last that is asked for
+            output_fmt: NCHW, the only one there is
+            intermediates_only: return the stages' maps alone
 
         Raises:
-            ValueError: the network gives maps, and has no head
+            UserError: a stage or a format that there is not, or images of other channels, types or sizes
+        """
+        if output_fmt != "NCHW":
+            raise UserError(f"output_fmt {output_fmt!r}: maps come as NCHW")
+        wanted = take_indices(len(self.stages), indices)
+        check_images(images, self.in_chans, self.stride, None)
+        layout, maps = DenseLayout(), []
+        x = layout.enter(images)
+        for stage in range(max(wanted) + 1 if stop_early else len(self.stages)):
+            x = self._forward_stage(stage, x, layout)
+            if stage in wanted:
+                maps.append(layout.to_map(x))
+        return maps if intermediates_only else (layout.to_map(x), maps)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head, as timm's networks do.
+
+        Raises:
+            UserError: the network gives maps, and has no head
         """
         if self.features_only:
-            raise ValueError("a network with features_only has no classifier to reset")
+            raise UserError("a network with features_only has no classifier")
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Give the network a fresh head, as timm's networks have it.
+
+        Args:
+            num_classes: rows of the head; 0 leaves it out
+            global_pool: avg, or an empty string for maps that are not pooled; by default as it was
+
+        Raises:
+            UserError: the network gives maps, and has no head; or another pooling
+        """
+        if self.features_only:
+            raise UserError("a network with features_only has no classifier to reset")
+        if global_pool not in (None, "", "avg"):
+            raise UserError(f"global_pool {global_pool!r}: choose avg, or '' for none")
         self.num_classes = num_classes
+        self.global_pool = self.global_pool if global_pool is None else global_pool
         head = make_head(self.num_features, num_classes).apply(init_weights)
         self.head = head.to(self.norm.weight.device, self.norm.weight.dtype)
 
-    def _check(self, images: Tensor) -> None:
-        """Refuse images of other channels, or of a size that the stride does not divide."""
-        if images.shape[1] != self.in_chans:
-            raise ValueError(f"images have {images.shape[1]} channels, the network takes {self.in_chans}")
-        height, width = images.shape[2:]
-        check_image_size((height, width), self.stride, any_stem=True)
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let blocks compute their widest activations again for the gradient, or keep them."""
+        for stage in self.stages.children():
+            for block in stage.children():
+                block.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that are not decayed although they have more than one dimension: GRN's."""
+        return {name for name, _ in self.named_parameters() if ".grn." in name}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that sort parameters into layers, for timm's layer-wise decay.
+
+        Args:
+            coarse: by stages, not by blocks
+        """
+        blocks = [(r"^(?:stages|downsample_layers)\.(\d+)", None)]
+        if not coarse:
+            blocks = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None)]
+        return {"stem": r"^downsample_layers\.0\.", "blocks": [*blocks, (r"^norm", (99999,))]}
+
+
+def check_images(images: Tensor, channels: int, stride: int, layout: Layout | None) -> None:
+    """Refuse images that a network cannot take.
+
+    Args:
+        images: what it is given
+        channels, stride: of the network
+        layout: what it runs in; by default the dense one
+
+    Raises:
+        UserError: another number of dimensions or channels, pixels that are no floats, images smaller than
+            the stride, or images that are not those of the layout's mask
+    """
+    if images.ndim != 4:
+        raise UserError(f"images of {images.ndim} dimensions: give a batch (B, C, H, W)")
+    if images.shape[1] != channels:
+        raise UserError(f"images have {images.shape[1]} channels, the network takes {channels}")
+    if not images.is_floating_point():
+        raise UserError(
+            f"images are {str(images.dtype).removeprefix('torch.')}: make them floats and normalise them, as "
+            "fcmae.data.transforms.to_float does"
+        )
+    height, width = images.shape[2:]
+    if height < stride or width < stride:
+        raise UserError(
+            f"images of {height} x {width} are smaller than the network's stride {stride}: enlarge them, or "
+            "choose a smaller stem_stride"
+        )
+    if layout is not None:
+        layout.check_images(images, stride)
 
 
 def make_head(num_features: int, num_classes: int) -> nn.Module:

@@ -7,10 +7,12 @@ D decoder width.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcmae.models.convnext import Block, create_model, init_weights
 from fcmae.models.geometry import count_visible, patch_grid
+from fcmae.models.kernels.depthwise import as_stored
 from fcmae.models.kernels.selftest import Example
 from fcmae.models.layouts import find_layout
 from fcmae.models.layouts.dense import DenseLayout
@@ -70,14 +72,14 @@ class FCMAE(nn.Module):
     def forward(
         self,
         images: Tensor,
-        mask: Mask | None = None,
+        mask: Mask | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hide patches, encode the others, predict the hidden ones.
 
         Args:
             images: (B, C, H, W) of `image_size`
-            mask: of these images; by default drawn at the mask ratio
+            mask: of these images, or (B, L) with 1 where a patch is hidden; by default drawn at the ratio
             generator: draws the mask; by default torch's own on the CPU
 
         Returns:
@@ -88,6 +90,8 @@ class FCMAE(nn.Module):
         """
         if mask is None:
             mask = random_mask(len(images), self.grid, self.num_visible, generator)
+        if isinstance(mask, Tensor):
+            mask = Mask.from_hidden(mask, self.grid)
         mask = mask.to(images.device)
         hidden = mask.hidden
         prediction = self.decode(self.encode(images, mask), hidden)
@@ -119,14 +123,13 @@ class FCMAE(nn.Module):
             encoded: the encoder's map
             hidden: (B, L), not zero where a patch is hidden
         """
-        x = self.proj(encoded)
+        x = F.conv2d(encoded, as_stored(self.proj.weight), self.proj.bias)
         is_hidden = hidden.view(-1, 1, *self.grid) != 0
         layout = DenseLayout()
         x = layout.enter(torch.where(is_hidden, self.mask_token.to(x.dtype), x))
         for block in self.decoder:
             x = block(x, layout)
-        prediction: Tensor = self.pred(layout.to_map(x))
-        return prediction
+        return F.conv2d(layout.to_map(x), as_stored(self.pred.weight), self.pred.bias)
 
     def loss(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return the mean squared error on hidden patches, (), in float32 or better.

@@ -8,7 +8,7 @@ why. `impl="triton"` and `impl="torch"` insist.
 import importlib.metadata
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -42,7 +42,7 @@ def do_without(reason: str | None) -> None:
     _given_up = reason
 
 
-def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
+def use_triton(impl: Impl, x: Tensor, refusal: Callable[[], str | None] | None = None) -> bool:
     """Return whether the Triton kernel runs on x.
 
     Args:
@@ -56,7 +56,7 @@ def use_triton(impl: Impl, x: Tensor, refusal: str | None = None) -> bool:
     wish = _preferred if impl == "auto" else impl
     if wish == "torch" or (wish == "auto" and x.device.type != "cuda"):
         return False
-    reason = refusal or _given_up or _hindrance(x.device, x.dtype)
+    reason = (refusal() if refusal else None) or _given_up or _hindrance(x.device, x.dtype)
     if reason is not None and impl == "triton":
         raise ValueError(f"impl='triton': {reason}; use impl='auto' or 'torch'")
     if reason is not None:

@@ -9,15 +9,16 @@ tap each. The Triton kernels are in `depthwise_triton.py`.
 Shapes: T tiles of all images, p tile side, k kernel side, q = p + k - 1, C channels.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fcmae.models.kernels.calls import note
 from fcmae.models.kernels.choice import Impl, autocast_type, use_triton
+from fcmae.models.kernels.plain import differentiable_gradients, transforms_active
 
 LARGEST_TILE = 8  # side that the Triton kernels take
 MAP_TILES = (8, 4, 7, 6, 5)  # side of a dense map's tiles: the first that divides it; smaller ones do not pay
@@ -41,11 +42,13 @@ def depthwise_tiles(
     """
     note("depthwise_tiles", x, x.shape[-3], x.shape[-2])
     x = _as_autocast(x)
-    if use_triton(impl, x, _refusal(x.shape[-2], weight.shape[-1])):
+    if use_triton(impl, x, partial(_refusal, x.shape[-2], weight.shape[-1])):
         from fcmae.models.kernels.depthwise_triton import depthwise
 
         return depthwise(x, weight, bias, table, x.shape[-2])
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    if transforms_active():
+        return plain_depthwise_tiles(x, weight, bias, table)
     out: Tensor = _DepthwiseTiles.apply(x, weight, bias, table)
     return out
 
@@ -63,16 +66,12 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
         ValueError: Triton is insisted on, and cannot run
     """
     note("depthwise_map", x, x.shape[1], x.shape[2])
-    side = map_tile(x.shape[1], x.shape[2])
-    refusal = _refusal(side, weight.shape[-1])
-    if side == 0:
-        refusal = f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
-    if use_triton(impl, _as_autocast(x), refusal):
+    if use_triton(impl, _as_autocast(x), partial(_map_refusal, x, weight)):
         from fcmae.models.kernels.depthwise_triton import depthwise
 
-        return depthwise(_as_autocast(x), weight, bias, None, side)
+        return depthwise(_as_autocast(x), weight, bias, None, map_tile(x.shape[1], x.shape[2]))
     padding = weight.shape[-1] // 2
-    out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=len(weight))
+    out = F.conv2d(x.permute(0, 3, 1, 2), as_stored(weight), bias, padding=padding, groups=len(weight))
     return out.permute(0, 2, 3, 1)
 
 
@@ -88,6 +87,23 @@ def _refusal(side: int, kernel: int) -> str | None:
     return None
 
 
+def _map_refusal(x: Tensor, weight: Tensor) -> str | None:
+    """Say why the Triton kernels do not take this map (B, H, W, C), if they do not."""
+    side = map_tile(x.shape[1], x.shape[2])
+    if side == 0:
+        return f"a map of {x.shape[1]} x {x.shape[2]} does not divide into tiles of 4 to 8"
+    return _refusal(side, weight.shape[-1])
+
+
+def as_stored(weight: Tensor) -> Tensor:
+    """Return a convolution's weight so that its gradient gets the strides that the weight has.
+
+    Where a side or the inputs of a group are one, PyTorch leaves their strides as they happen to be: harmless,
+    but for the warning with which DistributedDataParallel meets them.
+    """
+    return weight.flatten(1).view_as(weight)
+
+
 def _as_autocast(x: Tensor) -> Tensor:
     """Return x in the type that autocast gives convolutions, where it is on."""
     return x.to(autocast_type(x) or x.dtype)
@@ -98,13 +114,16 @@ class _DepthwiseTiles(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, table)
-        return _convolve(_with_halo(x, table), weight, bias).view_as(x)
+        ctx.save_for_backward(x, weight, bias, table)
+        return plain_depthwise_tiles(x, weight, bias, table)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, table = ctx.saved_tensors
+        x, weight, bias, table = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(
+                plain_depthwise_tiles, (x, weight, bias, table), ctx.needs_input_grad, grad
+            )
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = _convolve(_with_halo(grad, table), weight.flip(2, 3), None).view_as(x)
@@ -116,11 +135,16 @@ class _DepthwiseTiles(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None
 
 
+def plain_depthwise_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+    """Compute `depthwise_tiles` in plain PyTorch, which differentiates it as often as one likes."""
+    return _convolve(_with_halo(x, table), weight, bias).view_as(x)
+
+
 def _with_halo(x: Tensor, table: Tensor) -> Tensor:
     """Gather tiles (..., p, p, C) with their halo: (T, q, q, C)."""
     rows = x.flatten(0, -2)
     rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-    return rows.index_select(0, table.flatten()).view(*table.shape, -1)
+    return rows.index_select(0, table.flatten()).view(*table.shape, rows.shape[1])
 
 
 def _convolve(halo: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

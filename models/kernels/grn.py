@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fcmae.models.kernels.calls import note
 from fcmae.models.kernels.choice import Impl, use_triton
 from fcmae.models.kernels.grn_terms import response, scale_and_slope, sum_type
+from fcmae.models.kernels.plain import differentiable_gradients, transforms_active
 
 
 def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, impl: Impl = "auto") -> Tensor:
@@ -31,7 +31,7 @@ def gelu_grn(x: Tensor, gamma: Tensor, beta: Tensor, over_batch: bool = False, i
         ValueError: Triton is insisted on, and cannot run
     """
     note("gelu_grn", x)
-    groups = x.reshape(1 if over_batch else x.shape[0], -1, x.shape[-1])
+    groups = x.flatten(0, -2)[None] if over_batch else x.flatten(1, -2)
     if use_triton(impl, x):
         from fcmae.models.kernels import grn_triton
 
@@ -46,8 +46,17 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x: (B, N, C); sums are taken in float32 or better
         gamma, beta: (C,)
     """
+    if transforms_active():
+        return plain_response_norm(x, gamma, beta)
     out: Tensor = _GlobalResponseNorm.apply(x, gamma, beta)
     return out
+
+
+def plain_response_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Compute `global_response_norm` in plain PyTorch, which differentiates it as often as one likes."""
+    norm = torch.linalg.vector_norm(x, dim=1, dtype=sum_type(x))
+    scale = 1 + gamma * response(norm)
+    return torch.addcmul(beta.to(x.dtype), x, scale[:, None].to(x.dtype))
 
 
 class _GlobalResponseNorm(torch.autograd.Function):
@@ -57,13 +66,14 @@ class _GlobalResponseNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         norm = x.to(sum_type(x)).square().sum(1).sqrt()
         scale = 1 + gamma * response(norm)
-        ctx.save_for_backward(x, gamma, norm)
+        ctx.save_for_backward(x, gamma, beta, norm)
         return torch.addcmul(beta.to(x.dtype), x, scale[:, None].to(x.dtype))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, gamma, norm = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, norm = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(plain_response_norm, (x, gamma, beta), ctx.needs_input_grad, grad)
         grad_scale = (grad * x).sum(1, dtype=norm.dtype)
         scale, slope = scale_and_slope(grad_scale, gamma, norm)
         largest = torch.finfo(x.dtype).max  # a slope over a tiny norm can be beyond half precision

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fcmae.models.kernels.choice import autocast_type
+from fcmae.models.kernels.plain import differentiable_gradients, transforms_active
 
 FEWEST_MACS = 2**23  # multiply-adds from which the convolution's set-up pays
 FEWEST_ROWS = 256  # from which it pays to rearrange the weight first
@@ -34,11 +34,11 @@ def pointwise(
     """
     if impl == "auto":
         impl = "convolution" if _MKL_LAGS and _suits_onednn(x, len(weight)) else "linear"
-    if impl == "linear":
+    if impl == "linear" or transforms_active():
         return F.linear(x, weight, bias)
-    images, rows = (1, *x.shape[:-1])[-2:] if x.ndim < 4 else x.shape[:2]
     # As in a picture: a side of one leaves channels-last ambiguous, and compiled code would copy.
-    pictures = x.reshape(images, rows, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    rows = x.flatten(2, -2) if x.ndim > 3 else x.reshape(*(1, *x.shape[:-1])[-2:], 1, x.shape[-1])
+    pictures = rows.permute(0, 3, 1, 2)
     out: Tensor = _Convolution.apply(pictures, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
@@ -51,7 +51,12 @@ def _suits_onednn(x: Tensor, out: int) -> bool:
         return False
     if x.numel() * out < FEWEST_MACS or x.numel() < FEWEST_ROWS * x.shape[-1]:
         return False
-    return torch.get_num_threads() > 1 or (x.ndim > 3 and len(x) >= FEWEST_IMAGES)
+    return _num_threads() > 1 or (x.ndim > 3 and len(x) >= FEWEST_IMAGES)
+
+
+@torch.compiler.assume_constant_result  # compiled code would break off here
+def _num_threads() -> int:
+    return torch.get_num_threads()
 
 
 class _Convolution(torch.autograd.Function):
@@ -59,13 +64,14 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         return F.conv2d(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(F.conv2d, (x, weight, bias), ctx.needs_input_grad, grad)
         *others, wants_bias = ctx.needs_input_grad
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [*others, False]

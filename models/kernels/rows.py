@@ -11,15 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fcmae.models.kernels.plain import transforms_active
+
 
 def scatter_rows(x: Tensor, rows: Tensor, size: int) -> Tensor:
     """Put the rows x (N, C) at the places `rows` (N,) int64, all different, of a table (size, C) of zeros."""
+    if transforms_active():
+        return x.new_zeros(size, x.shape[1]).index_copy(0, rows, x)
     out: Tensor = _ScatterRows.apply(x, rows, size)
     return out
 
 
 def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
     """Take the rows (N,) int64, all different, of a table (M, C): (N, C)."""
+    if transforms_active():
+        return table.index_select(0, rows)
     out: Tensor = _GatherRows.apply(table, rows)
     return out
 

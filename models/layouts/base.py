@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcmae.core.errors import UserError
 from fcmae.models.kernels.grn_terms import response
 from fcmae.models.mask import Mask
 
@@ -34,6 +35,25 @@ class Layout(ABC):
 
     def __init__(self, mask: Mask) -> None:
         self.mask = mask
+
+    def check_images(self, images: Tensor, stride: int) -> None:
+        """Refuse images that are not those of the mask.
+
+        Args:
+            images: (B, C, H, W)
+            stride: of the network, the side of a patch
+
+        Raises:
+            UserError: another number of images, or patches
+        """
+        count, (rows, cols) = len(self.mask.visible), self.mask.grid
+        height, width = images.shape[2:]
+        if (len(images), height, width) != (count, rows * stride, cols * stride):
+            raise UserError(
+                f"{len(images)} images of {height} x {width} under a mask of {count} images of "
+                f"{rows * stride} x {cols * stride} ({rows} x {cols} patches at the network's stride {stride}): "
+                "draw the mask for these images"
+            )
 
     @abstractmethod
     def enter(self, images: Tensor) -> Tensor:

@@ -4,12 +4,15 @@ Shapes: B batch, C channels, H W positions.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fcmae.models.kernels.depthwise import depthwise_map
 from fcmae.models.kernels.grn import gelu_grn
 from fcmae.models.kernels.grn_terms import sum_type
 from fcmae.models.layouts.base import Layout
+
+fx.wrap("depthwise_map")  # torch.fx sees them as operations
+fx.wrap("gelu_grn")
 
 
 class DenseLayout(Layout):
@@ -17,6 +20,9 @@ class DenseLayout(Layout):
 
     def __init__(self) -> None:
         """Do without a mask: nothing is hidden."""
+
+    def check_images(self, images: Tensor, stride: int) -> None:
+        """Take images of any size: there is no mask that they could disagree with."""
 
     def enter(self, images: Tensor) -> Tensor:
         return images.permute(0, 2, 3, 1)

@@ -22,6 +22,7 @@ class MaskedLayout(DenseLayout):
     """
 
     gelu_grn = Layout.gelu_grn
+    check_images = Layout.check_images
 
     def __init__(self, mask: Mask) -> None:
         Layout.__init__(self, mask)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcmae.models.kernels.choice import use_triton
-from fcmae.models.kernels.depthwise import depthwise_tiles
+from fcmae.models.kernels.depthwise import as_stored, depthwise_tiles
 from fcmae.models.kernels.grn import gelu_grn
 from fcmae.models.kernels.grn_terms import sum_type
 from fcmae.models.kernels.pointwise import pointwise
@@ -54,7 +54,9 @@ class TilesLayout(Layout):
         if p > SMALL_TILE or use_triton("auto", x) or x.is_meta:  # without data, what is needed is counted
             return depthwise_tiles(x, conv.weight, conv.bias, self._halo_table(p, kernel))
         # In PyTorch, small tiles would gather many times what they hold: the dense map is cheaper.
-        out = F.conv2d(self.to_map(x), conv.weight, conv.bias, padding=kernel // 2, groups=conv.groups)
+        out = F.conv2d(
+            self.to_map(x), as_stored(conv.weight), conv.bias, padding=kernel // 2, groups=conv.groups
+        )
         return gather_rows(out.permute(0, 2, 3, 1).flatten(0, 2), self._pixel_table(p)).view_as(x)
 
     def norm(self, x: Tensor) -> Tensor:
