@@ -11,7 +11,7 @@ import torch
 from machine import median_seconds
 from torch import Tensor, nn
 
-from fcmae.models.convnext import GRN, LayerNorm, Linear
+from fcmae.models.block import GRN, LayerNorm, Linear
 from fcmae.models.layouts.base import Layout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.model import FCMAE

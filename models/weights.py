@@ -100,7 +100,13 @@ def load_into(model: ConvNeXt, weights: Weights, *, class_rows: Sequence[int | N
     Raises:
         UserError: another architecture, or class rows that the heads do not have
     """
-    state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(NORM_AND_HEAD)}
+    beyond = [
+        f"{kind}.{stage}."
+        for kind in ("downsample_layers", "stages")
+        for stage in range(len(model.stages), 4)
+    ]  # of a network that gives earlier maps only
+    left_out = (*NORM_AND_HEAD, *beyond)
+    state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(left_out)}
     stem = "downsample_layers.0.0.weight"
     state[stem] = adapt_input_channels(state[stem], model.in_chans)
     state |= _fit_head(model, weights, class_rows)

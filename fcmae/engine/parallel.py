@@ -1,7 +1,6 @@
 """A task trained by several processes: DDP or FSDP2 around its model, and state dicts that both share."""
 
 import copy
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -57,8 +56,6 @@ class ParallelTask:
             self.whole = copy.deepcopy(task.model).cpu()
             shard(task.model, loop, device)
         elif current_world().size > 1:
-            # A 1 x 1 convolution's strides over its two sides of length 1 mean nothing, and need no warning.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.module = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
             if loop.reduce_dtype == "bf16":
                 self.module.register_comm_hook(None, bf16_compress_hook)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcmae.models.convnext import Block, create_model, init_weights
+from fcmae.models.block import Block, init_weights
+from fcmae.models.convnext import create_model
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.depthwise import as_stored
 from fcmae.models.kernels.selftest import Example

@@ -98,8 +98,8 @@ def _map_refusal(x: Tensor, weight: Tensor) -> str | None:
 def as_stored(weight: Tensor) -> Tensor:
     """Return a convolution's weight so that its gradient gets the strides that the weight has.
 
-    Where a side or the inputs of a group are one, PyTorch leaves their strides as they happen to be: harmless,
-    but for the warning with which DistributedDataParallel meets them.
+    Where a side or a group's inputs are one, PyTorch leaves their strides as they happen to be: harmless, but
+    for the warning with which DistributedDataParallel meets them.
     """
     return weight.flatten(1).view_as(weight)
 

@@ -16,8 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
 from fcmae import ConvNeXt, create_model, list_models
-from fcmae.models.convnext import GRN, Block, LayerNorm
+from fcmae.core.errors import UserError
+from fcmae.models.block import GRN, Block, LayerNorm
+from fcmae.models.layouts import create_layout
 from fcmae.models.layouts.dense import DenseLayout
+from fcmae.models.mask import Mask
 from tests.conftest import Randomize
 
 TINY: dict[str, Any] = {"depths": (1, 2, 1, 1), "dims": (5, 7, 11, 13)}
@@ -237,8 +240,15 @@ def test_an_unknown_model_suggests_the_nearest(name: str, nearest: str) -> None:
 
 def test_errors_name_the_value_and_the_remedy() -> None:
     network = create_model("convnextv2_atto", **TINY)
-    with pytest.raises(ValueError, match=r"33 x 64 is not a multiple of the network's stride 32"):
-        network(torch.zeros(1, 3, 33, 64))
+    with pytest.raises(UserError, match=r"31 x 64 are smaller than the network's stride 32"):
+        network(torch.zeros(1, 3, 31, 64))
+    mask = Mask(torch.tensor([[0]]), (1, 2))
+    with pytest.raises(UserError, match=r"1 images of 33 x 64 under a mask of 1 images of 32 x 64"):
+        network.forward_features(torch.zeros(1, 3, 33, 64), create_layout("masked", mask))
+    with pytest.raises(UserError, match=r"images are uint8: make them floats"):
+        network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"images of 3 dimensions: give a batch"):
+        network(torch.zeros(3, 64, 64))
     with pytest.raises(ValueError, match=r"4 channels, the network takes 3"):
         network(torch.zeros(1, 4, 64, 64))
     with pytest.raises(ValueError, match=r"stem_stride 3: choose 4, 2 or 1"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fcmae import ConvNeXt, Mask, create_layout, create_model
 from fcmae.core.errors import UserError
 from fcmae.models import layouts
-from fcmae.models.convnext import Block
+from fcmae.models.block import Block
 from fcmae.models.layouts import check_layout, register_layout
 from fcmae.models.layouts.base import Layout
 from fcmae.models.layouts.dense import DenseLayout

@@ -69,7 +69,7 @@ def test_auto_falls_back_with_one_line(
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     if obstacle == "maker":
         monkeypatch.setattr(torch.version, "cuda", None)
-    refusal = "a shape of its own" if obstacle == "shape" else None
+    refusal = (lambda: "a shape of its own") if obstacle == "shape" else None
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert not use_triton("auto", x, refusal)  # type: ignore[arg-type]
@@ -99,5 +99,5 @@ def test_a_preference_holds_within_its_context_and_yields_to_an_argument() -> No
         assert not use_triton("auto", gpu)
         assert use_triton("triton", gpu)
     with kernels("triton"):
-        assert not use_triton("auto", gpu, "a shape of its own")
+        assert not use_triton("auto", gpu, lambda: "a shape of its own")
     assert use_triton("auto", gpu)
