@@ -51,7 +51,7 @@ class Layout(ABC):
         if (len(images), height, width) != (count, rows * stride, cols * stride):
             raise UserError(
                 f"{len(images)} images of {height} x {width} under a mask of {count} images of "
-                f"{rows * stride} x {cols * stride} ({rows} x {cols} patches of {stride}): draw the mask for them"
+                f"{rows * stride} x {cols * stride} ({rows} x {cols} patches of {stride}): draw one for them"
             )
 
     @abstractmethod
