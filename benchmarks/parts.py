@@ -16,7 +16,7 @@ from fcmae.models.layouts.base import Layout
 from fcmae.models.mask import Mask
 from fcmae.pretraining.model import FCMAE
 
-Call = tuple[Callable[[Tensor], Tensor], Tensor]
+Recorded = tuple[Callable[[Tensor], Tensor], Tensor]
 MODULES = {LayerNorm: "norms", Linear: "pointwise", GRN: "GELU and GRN"}
 
 
@@ -39,9 +39,9 @@ def time_parts(
     return {name: median_seconds(run, images.device, repeats) for name, run in ways.items()}
 
 
-def _record(model: FCMAE, images: Tensor, layout: Layout) -> tuple[dict[str, list[Call]], Tensor]:
+def _record(model: FCMAE, images: Tensor, layout: Layout) -> tuple[dict[str, list[Recorded]], Tensor]:
     """The encoder's calls by part, and its output."""
-    calls: dict[str, list[Call]] = defaultdict(list)
+    calls: dict[str, list[Recorded]] = defaultdict(list)
 
     def watch_convolution(method: str) -> None:
         original = getattr(layout, method)
@@ -70,7 +70,7 @@ def _record(model: FCMAE, images: Tensor, layout: Layout) -> tuple[dict[str, lis
     return dict(calls), encoded
 
 
-def _replay(calls: list[Call]) -> Callable[[], None]:
+def _replay(calls: list[Recorded]) -> Callable[[], None]:
     """Run the calls of a part on what they were given, forward and backward."""
 
     def run() -> None:

@@ -59,8 +59,7 @@ class FCMAE(nn.Module):
         self.patch_size = self.encoder.stride
         self.grid = patch_grid(image_size, self.patch_size)
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
-        self.num_patches = self.grid[0] * self.grid[1]
-        self.num_visible = count_visible(self.num_patches, mask_ratio)
+        self.num_visible = count_visible(self.grid[0] * self.grid[1], mask_ratio)
 
         self.proj = nn.Conv2d(self.encoder.num_features, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
