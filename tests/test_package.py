@@ -15,7 +15,7 @@ import fcmae
 
 TOP = Path(__file__).parents[1]
 PRODUCT = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "fcmae", "models", "finetune", "launch")
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
+HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "sklearn"}
 
 TRAIN = '''
 """A user's own training: her packages have names that folders of the toolkit have, too."""

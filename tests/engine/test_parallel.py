@@ -65,6 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ddp", "fsdp", "one-fsdp", "one-ddp", "ddp-one", "fsdp-one", "ddp-fsdp", "fsdp-ddp"]
 )
@@ -72,6 +73,7 @@ def test_two_processes_and_resuming_on_others_change_nothing(runs: Path, name: s
     assert_same_run(runs / name, runs / "one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bf16", "fsdp-bf16"])
 def test_bf16_reduction_is_close_and_not_the_same(runs: Path, name: str) -> None:
     ours, theirs = (torch.tensor(logged(runs / each, "loss")) for each in (name, "one"))
@@ -80,6 +82,7 @@ def test_bf16_reduction_is_close_and_not_the_same(runs: Path, name: str) -> None
     assert 1e-5 < abs(rounded - exact) / exact < 1e-2
 
 
+@pytest.mark.slow
 def test_four_processes(runs: Path, tmp_path: Path) -> None:
     assert in_processes(4, [(tmp_path / "four", {}, {})]) == [0] * 4
     assert_same_run(tmp_path / "four", runs / "one")
@@ -98,6 +101,7 @@ def test_nan_in_one_process_stops_all_and_names_the_files_of_all(
     assert error.count("the loss of step") == 1 or "process 1" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "stuck"])
 def test_lost_process_ends_the_others_and_the_run_goes_on(
     runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: int

@@ -31,6 +31,7 @@ MAPS = [Call("depthwise_map", height, width, 40) for height, width in ((16, 16),
 CALLS = [Call("gelu_grn", 1, 1, 40), *MAPS, *TILES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sound_kernels_pass(dtype: torch.dtype) -> None:
     assert check_calls(DEVICE, dtype, CALLS)
