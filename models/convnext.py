@@ -235,7 +235,7 @@ class ConvNeXt(nn.Module):
         Args:
             coarse: by stages, not by blocks
         """
-        blocks = [(r"^(?:stages|downsample_layers)\.(\d+)", None)]
+        blocks: list[tuple[str, tuple[int] | None]] = [(r"^(?:stages|downsample_layers)\.(\d+)", None)]
         if not coarse:
             blocks = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None)]
         return {"stem": r"^downsample_layers\.0\.", "blocks": [*blocks, (r"^norm", (99999,))]}

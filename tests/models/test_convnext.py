@@ -159,11 +159,12 @@ def test_stage_maps_are_as_feature_info_says(stem_stride: int, in_chans: int) ->
     height, width = 8 * stem_stride, 24 * stem_stride
     maps = network(torch.randn(2, in_chans, height, width))
     assert network.stride == 8 * stem_stride
+    info = network.feature_info
     assert [m.shape for m in maps] == [
-        (2, info["num_chs"], height // info["reduction"], width // info["reduction"])
-        for info in network.feature_info
+        (2, channels, height // reduction, width // reduction)
+        for channels, reduction in zip(info.channels(), info.reduction(), strict=True)
     ]
-    assert [info["num_chs"] for info in network.feature_info] == list(TINY["dims"])
+    assert info.channels() == list(TINY["dims"])
     assert maps[-1].shape[2:] == (1, 3)
 
 
