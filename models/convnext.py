@@ -15,6 +15,7 @@ from fcmae.core.errors import UserError
 from fcmae.models.block import Block, GRNScope, LayerNorm, init_weights
 from fcmae.models.features import FeatureInfo, take_indices
 from fcmae.models.geometry import stage_strides
+from fcmae.models.kernels.plain import tracing_torchscript
 from fcmae.models.layouts.base import Layout
 from fcmae.models.layouts.dense import DenseLayout
 from fcmae.models.sizes import Size, find_size
@@ -235,10 +236,13 @@ class ConvNeXt(nn.Module):
         Args:
             coarse: by stages, not by blocks
         """
-        blocks: list[tuple[str, tuple[int] | None]] = [(r"^(?:stages|downsample_layers)\.(\d+)", None)]
-        if not coarse:
-            blocks = [(r"^downsample_layers\.(\d+)", (0,)), (r"^stages\.(\d+)\.(\d+)", None)]
-        return {"stem": r"^downsample_layers\.0\.", "blocks": [*blocks, (r"^norm", (99999,))]}
+        if coarse:
+            return {"stem": r"^downsample_layers\.0\.", "blocks": r"^(?:stages|downsample_layers)\.(\d+)"}
+        blocks: list[tuple[str, tuple[int] | None]] = [
+            (r"^downsample_layers\.(\d+)", (0,)),
+            (r"^stages\.(\d+)\.(\d+)", None),
+        ]
+        return {"stem": r"^downsample_layers\.0\.", "blocks": blocks}
 
 
 def check_images(images: Tensor, channels: int, stride: int, layout: Layout | None) -> None:
@@ -255,13 +259,15 @@ def check_images(images: Tensor, channels: int, stride: int, layout: Layout | No
     """
     if images.ndim != 4:
         raise UserError(f"images of {images.ndim} dimensions: give a batch (B, C, H, W)")
-    if images.shape[1] != channels:
-        raise UserError(f"images have {images.shape[1]} channels, the network takes {channels}")
     if not images.is_floating_point():
         raise UserError(
             f"images are {str(images.dtype).removeprefix('torch.')}: make them floats and normalise them, as "
             "fcmae.data.transforms.to_float does"
         )
+    if tracing_torchscript():  # sizes are left to the operations
+        return
+    if images.shape[1] != channels:
+        raise UserError(f"images have {images.shape[1]} channels, the network takes {channels}")
     height, width = images.shape[2:]
     if height < stride or width < stride:
         raise UserError(

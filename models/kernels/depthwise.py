@@ -71,7 +71,7 @@ def depthwise_map(x: Tensor, weight: Tensor, bias: Tensor | None, impl: Impl = "
 
         return depthwise(_as_autocast(x), weight, bias, None, map_tile(x.shape[1], x.shape[2]))
     padding = weight.shape[-1] // 2
-    out = F.conv2d(x.permute(0, 3, 1, 2), as_stored(weight), bias, padding=padding, groups=len(weight))
+    out = F.conv2d(x.permute(0, 3, 1, 2), as_stored(weight), bias, padding=padding, groups=weight.shape[0])
     return out.permute(0, 2, 3, 1)
 
 

@@ -1,7 +1,8 @@
 """When PyTorch's own operations stand in for gradients that are written by hand.
 
 A hand-written gradient knows one thing: reverse mode, once. `torch.func` and forward mode want more, and are
-given the same operation in plain PyTorch. So is a gradient that is itself differentiated.
+given the same operation in plain PyTorch. So is a gradient that is itself differentiated, and a trace for
+TorchScript, which would hold a call of Python and could not be saved.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +14,17 @@ from torch.autograd import forward_ad
 
 
 def transforms_active() -> bool:
-    """Return whether `torch.func` (grad, vmap, jvp ...) or forward-mode differentiation is at work."""
+    """Return whether `torch.func` (grad, vmap, jvp), forward mode or a trace for TorchScript is at work."""
     if torch.compiler.is_compiling():
         return False
+    if tracing_torchscript():
+        return True
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def tracing_torchscript() -> bool:
+    """Return whether `torch.jit.trace` is at work: sizes are tensors then, and comparing them warns."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def differentiable_gradients(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.models.kernels.choice import autocast_type
-from fcmae.models.kernels.plain import differentiable_gradients, transforms_active
+from fcmae.models.kernels.plain import differentiable_gradients, tracing_torchscript, transforms_active
 
 FEWEST_MACS = 2**23  # multiply-adds from which the convolution's set-up pays
 FEWEST_ROWS = 256  # from which it pays to rearrange the weight first
@@ -33,7 +33,7 @@ def pointwise(
         impl: auto decides by processor, type and size, and exports a linear layer everywhere
     """
     if impl == "auto":
-        impl = "convolution" if _MKL_LAGS and _suits_onednn(x, len(weight)) else "linear"
+        impl = "convolution" if _MKL_LAGS and _suits_onednn(x, weight.shape[0]) else "linear"
     if impl == "linear" or transforms_active():
         return F.linear(x, weight, bias)
     # As in a picture: a side of one leaves channels-last ambiguous, and compiled code would copy.
@@ -45,7 +45,7 @@ def pointwise(
 
 def _suits_onednn(x: Tensor, out: int) -> bool:
     """Return whether a product is of the type and size that oneDNN is the faster at."""
-    if torch.compiler.is_exporting():  # first: an exported program has any batch
+    if torch.compiler.is_exporting() or tracing_torchscript():  # first: what comes of it has any batch
         return False
     if not x.is_cpu or x.dtype != torch.float32 or autocast_type(x) is not None:
         return False
