@@ -169,7 +169,7 @@ def _write_transformers(model: ConvNeXt, card: Card, size: tuple[int, int], path
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    generation = "ConvNextV2" if card.model.startswith("convnextv2") else "ConvNext"
+    generation = "ConvNext" if card.size.layer_scale else "ConvNextV2"
     kind = getattr(transformers, generation + ("ForImageClassification" if model.num_classes else "Model"))
     config = kind.config_class(
         num_channels=model.in_chans,

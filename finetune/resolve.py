@@ -14,6 +14,7 @@ from fcmae.finetune.config import (
     FinetuneConfig,
 )
 from fcmae.models.card import Card, read_card
+from fcmae.models.sizes import find_size
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def names_another(config: FinetuneConfig, known: str) -> bool:
     if config.model is None:
         return False
     if config.network.depths and config.network.dims:
-        return config.model.split("_")[0] != known.split("_")[0]
+        return find_size(config.model).layer_scale != find_size(known).layer_scale
     return config.model != known
 
 

@@ -65,6 +65,7 @@ class Card:
         return Size(
             self.options.get("depths", published.depths),
             self.options.get("dims", published.dims),
+            published.layer_scale,
         )
 
     def to_metadata(self) -> dict[str, str]:

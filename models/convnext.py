@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H W positions of an image or map; (..., C) position
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -24,15 +25,14 @@ fx.wrap("check_images")  # torch.fx sees it as an operation
 
 
 class ConvNeXt(nn.Module):
-    """ConvNeXt V1 (with `layer_scale`) or V2 (without): forward gives logits, pooled features or stage maps.
+    """ConvNeXt V1 or V2: forward gives logits, pooled features or stage maps.
 
     Args:
-        size: blocks and widths
+        size: blocks and widths, of V1 or V2
         num_classes: rows of the head; 0 leaves the head out, and forward gives pooled, normalised features
         in_chans: channels of the images
         stem_stride: side and stride of the stem's patches: 4, 2 or 1 for a total stride of 32, 16 or 8
         drop_path_rate: probability that an image skips the last block; it grows linearly from 0
-        layer_scale: initial scale of the residual branches of V1; by default the blocks are V2's
         grn_scope: positions of GRN's norm, as for GRN
         features_only: no norm and head; forward gives the maps of the stages
         out_indices: with features_only, the stages whose maps are given, from 0; later ones are left out
@@ -56,7 +56,6 @@ class ConvNeXt(nn.Module):
         in_chans: int = 3,
         stem_stride: int = 4,
         drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
         grn_scope: GRNScope = "image",
         features_only: bool = False,
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -86,7 +85,7 @@ class ConvNeXt(nn.Module):
         rates = (drop_path_rate * i / max(sum(size.depths) - 1, 1) for i in range(sum(size.depths)))
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                Block(dim, next(rates), layer_scale, grn_scope, grad_checkpointing) for _ in range(depth)
+                Block(dim, next(rates), size.layer_scale, grn_scope, grad_checkpointing) for _ in range(depth)
             )
             for depth, dim in zip(depths, dims, strict=True)
         )
@@ -303,5 +302,5 @@ def create_model(
             numbers of at least 1
     """
     size = find_size(name)
-    size = Size(tuple(depths or size.depths), tuple(dims or size.dims))  # type: ignore[arg-type]
-    return ConvNeXt(size, layer_scale=None if name.startswith("convnextv2") else 1e-6, **options)
+    size = replace(size, depths=tuple(depths or size.depths), dims=tuple(dims or size.dims))
+    return ConvNeXt(size, **options)

@@ -8,7 +8,11 @@ from fcmae.core.errors import UserError
 
 @dataclass(frozen=True)
 class Size:
-    """Blocks and width of each of the four stages.
+    """Blocks and width of each of the four stages, and the generation of the blocks.
+
+    Args:
+        depths, dims: blocks and channels of each stage
+        layer_scale: V1's initial scale of the residual branches; None is V2, with GRN in its place
 
     Raises:
         UserError: not four numbers each, or one below 1
@@ -16,6 +20,7 @@ class Size:
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("depths", self.depths), ("dims", self.dims)):
@@ -25,12 +30,14 @@ class Size:
                 )
 
 
+LAYER_SCALE = 1e-6  # of V1
+
 SIZES = {
-    "convnext_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
-    "convnext_small": Size((3, 3, 27, 3), (96, 192, 384, 768)),
-    "convnext_base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "convnext_large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
-    "convnext_xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "convnext_tiny": Size((3, 3, 9, 3), (96, 192, 384, 768), LAYER_SCALE),
+    "convnext_small": Size((3, 3, 27, 3), (96, 192, 384, 768), LAYER_SCALE),
+    "convnext_base": Size((3, 3, 27, 3), (128, 256, 512, 1024), LAYER_SCALE),
+    "convnext_large": Size((3, 3, 27, 3), (192, 384, 768, 1536), LAYER_SCALE),
+    "convnext_xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048), LAYER_SCALE),
     "convnextv2_atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
     "convnextv2_femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
     "convnextv2_pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -45,6 +52,12 @@ SIZES = {
 def list_models() -> list[str]:
     """Return the names that `create_model` knows."""
     return list(SIZES)
+
+
+def name_of(size: Size) -> str:
+    """Return the published name of a size; of another one, that of the same generation's tiny."""
+    alike = "convnext_tiny" if size.layer_scale else "convnextv2_tiny"
+    return next((name for name, published in SIZES.items() if published == size), alike)
 
 
 def find_size(name: str) -> Size:

@@ -18,7 +18,7 @@ from fcmae.core.errors import UserError
 from fcmae.models.card import Card
 from fcmae.models.convnext import ConvNeXt, create_model
 from fcmae.models.formats import State, to_ours
-from fcmae.models.sizes import SIZES, Size
+from fcmae.models.sizes import LAYER_SCALE, Size, find_size, name_of
 from fcmae.models.storage import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -203,14 +203,12 @@ def _find_architecture(state: State) -> tuple[str, dict[str, Any]]:
     dims = [convolution.shape[0] for convolution in convolutions]
     blocks = {match[0] for name in state if (match := re.match(r"stages\.\d+\.\d+\.", name))}
     depths = [sum(block.startswith(f"stages.{i}.") for block in blocks) for i in range(4)]
-    size = Size(tuple(depths), tuple(dims))  # type: ignore[arg-type]
-
-    generation = "convnextv2_" if any(".grn." in name for name in state) else "convnext_"
-    options: dict[str, Any] = {"in_chans": stem.shape[1], "stem_stride": stem.shape[2]}
-    for name, published in SIZES.items():
-        if name.startswith(generation) and published == size:
-            return name, options
-    return generation + "tiny", options | {"depths": size.depths, "dims": size.dims}
+    layer_scale = None if any(".grn." in name for name in state) else LAYER_SCALE
+    size = Size(tuple(depths), tuple(dims), layer_scale)  # type: ignore[arg-type]
+    name, options = name_of(size), {"in_chans": stem.shape[1], "stem_stride": stem.shape[2]}
+    if find_size(name) == size:
+        return name, options
+    return name, options | {"depths": size.depths, "dims": size.dims}
 
 
 def _tensor(state: State, name: str, ndim: int) -> Tensor:

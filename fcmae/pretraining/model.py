@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcmae.core.errors import UserError
 from fcmae.models.block import Block, init_weights
 from fcmae.models.convnext import create_model
+from fcmae.models.encoder import check_encoder
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.depthwise import as_stored
 from fcmae.models.kernels.selftest import Example
@@ -22,41 +24,44 @@ from fcmae.pretraining.masking import patchify, random_mask, unpatchify
 
 
 class FCMAE(nn.Module):
-    """A sparse ConvNeXt encoder, a light dense decoder, and the loss on hidden patches.
+    """A sparse encoder, a light dense decoder, and the loss on hidden patches.
 
     Args:
-        encoder: a name of `fcmae.models.list_models()`
+        encoder: a name of `fcmae.list_models()`, or a network (`fcmae.models.encoder.Encoder`)
         image_size: pixels, a side or (height, width); multiples of the encoder's stride
         mask_ratio: fraction of the patches that is hidden
         layout: how the encoder runs, with equal results: a name of `fcmae.models.layouts.LAYOUTS`
         decoder_depth: ConvNeXt V2 blocks of the decoder
         decoder_dim: their width, D
         norm_pix_loss: normalise each target patch by its own mean and variance
-        in_chans: channels of the images
-        **encoder_options: passed to `fcmae.models.create_model` (stem_stride, depths, dims, drop_path_rate,
-            grn_scope, grad_checkpointing)
+        **encoder_options: of `fcmae.create_model` (in_chans, stem_stride, depths, dims, drop_path_rate,
+            grn_scope, grad_checkpointing), where the encoder is a name
 
     Raises:
-        UserError: unknown encoder, stem or layout, an image size that the stride does not divide, or a mask
-            ratio that is outside (0, 1) or hides everything or nothing
+        UserError: unknown encoder, stem or layout, a network that is no encoder, an image size that the stride
+            does not divide, or a mask ratio that is outside (0, 1) or hides everything or nothing
     """
 
     def __init__(
         self,
-        encoder: str = "convnextv2_pico",
+        encoder: str | nn.Module = "convnextv2_pico",
         image_size: int | tuple[int, int] = 224,
         mask_ratio: float = 0.6,
         layout: str = "tiles",
         decoder_depth: int = 1,
         decoder_dim: int = 512,
         norm_pix_loss: bool = True,
-        in_chans: int = 3,
         **encoder_options: Any,
     ) -> None:
         super().__init__()
-        self.encoder = create_model(encoder, in_chans=in_chans, features_only=True, **encoder_options)
-        self.layout, self.norm_pix_loss, self.in_chans = find_layout(layout), norm_pix_loss, in_chans
-        self.patch_size = self.encoder.stride
+        if isinstance(encoder, str):
+            encoder = create_model(encoder, features_only=True, **encoder_options)
+        elif encoder_options:
+            raise UserError(f"{', '.join(encoder_options)}: an encoder that is made already takes no options")
+        check_encoder(encoder)
+        self.encoder: Any = encoder  # an Encoder, and a module
+        self.layout, self.norm_pix_loss, self.in_chans = find_layout(layout), norm_pix_loss, encoder.in_chans
+        self.patch_size: int = self.encoder.stride
         self.grid = patch_grid(image_size, self.patch_size)
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
         self.num_visible = count_visible(self.grid[0] * self.grid[1], mask_ratio)
@@ -64,7 +69,7 @@ class FCMAE(nn.Module):
         self.proj = nn.Conv2d(self.encoder.num_features, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
         self.decoder = nn.ModuleList(Block(decoder_dim) for _ in range(decoder_depth))
-        self.pred = nn.Conv2d(decoder_dim, self.patch_size**2 * in_chans, kernel_size=1)
+        self.pred = nn.Conv2d(decoder_dim, self.patch_size**2 * self.in_chans, kernel_size=1)
         for module in (self.proj, self.decoder, self.pred):
             module.apply(init_weights)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -114,7 +119,8 @@ class FCMAE(nn.Module):
                 f"a mask of {len(mask.visible)} images of {mask.grid[0]} x {mask.grid[1]} patches, "
                 f"not of {len(images)} of {self.grid[0]} x {self.grid[1]}"
             )
-        return self.encoder.forward_features(images, self.layout(mask))
+        encoded: Tensor = self.encoder.forward_features(images, self.layout(mask))
+        return encoded
 
     def decode(self, encoded: Tensor, hidden: Tensor) -> Tensor:
         """Predict patches: (B, C', h, w) to (B, P * P * C, h, w), with the mask token where they are hidden.
@@ -144,7 +150,7 @@ class FCMAE(nn.Module):
             mean, std = patch_statistics(target)
             target = (target - mean) / std
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
-        return (error * hidden).sum() / hidden.sum()
+        return (error * hidden).sum() / hidden.sum().clamp(min=1)  # of no images, none
 
     def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.

@@ -3,6 +3,7 @@
 A ConvNeXt looks across space in three places only: the depthwise convolution, the downsampling (the stem is
 one, of pixels) and GRN's norm over positions. Everything else works on one position at a time, with channels
 last, and does not care how positions are arranged. So a network takes a layout and asks it for those three.
+Networks of other families ask for convolutions, pooling and batch norm of any kind, which a layout may have.
 """
 
 from abc import ABC, abstractmethod
@@ -69,6 +70,30 @@ class Layout(ABC):
         Positions that do not exist count as zero and produce nothing.
         """
 
+    def convolve(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Apply any convolution: positions (..., C) to (..., C').
+
+        Raises:
+            UserError: the layout has no way to do it; so too for `pool` and `batch_norm`
+        """
+        raise self._cannot_run(conv)
+
+    def pool(self, x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d) -> Tensor:
+        """Take the largest of each window's positions, or their mean: (..., C) to fewer (..., C)."""
+        raise self._cannot_run(pool)
+
+    def batch_norm(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Normalise positions (..., C) by their statistics over the batch; the shape stays."""
+        raise self._cannot_run(norm)
+
+    def _cannot_run(self, module: nn.Module) -> UserError:
+        """Return the error of an encoder that asks for what only a ConvNeXt's own layouts lack."""
+        name = type(self).__name__.removesuffix("Layout").lower()
+        return UserError(
+            f"layout {name!r} cannot run {module}, but a ConvNeXt's depthwise and patch-wise convolutions "
+            "only: use layout 'masked'"
+        )
+
     @abstractmethod
     def norm(self, x: Tensor) -> Tensor:
         """Take the L2 norm over each image's positions: (..., C) to (B, C), in float32 for half precision."""
@@ -105,7 +130,16 @@ class Layout(ABC):
 
 
 def visible_positions(mask: Mask, height: int) -> Tensor:
-    """Return, as (B, H, W) bool, whether each position of a map of this height lies in a visible patch."""
+    """Return, as (B, H, W) bool, whether each position of a map of this height lies in a visible patch.
+
+    Raises:
+        UserError: patches are no whole number of positions high
+    """
+    side, rest = divmod(height, mask.grid[0])
+    if rest or side == 0:
+        raise UserError(
+            f"a map of height {height} under a mask of {mask.grid[0]} rows of patches: at every stage, a "
+            "patch has to be a whole number of positions high and wide; choose the encoder's padding so"
+        )
     visible = (mask.hidden == 0).view(-1, *mask.grid)
-    side = height // mask.grid[0]
     return visible.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)

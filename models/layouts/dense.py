@@ -28,10 +28,19 @@ class DenseLayout(Layout):
         return images.permute(0, 2, 3, 1)
 
     def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        return _convolve(x, conv)
+        return self.convolve(x, conv)
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         return depthwise_map(x, conv.weight, conv.bias)
+
+    def convolve(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return _on_maps(conv, x)
+
+    def pool(self, x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d) -> Tensor:
+        return _on_maps(pool, x)
+
+    def batch_norm(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        return _on_maps(norm, x)
 
     def norm(self, x: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=sum_type(x))
@@ -47,7 +56,7 @@ class DenseLayout(Layout):
         return x.permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve as torch does it, on channels-last memory: (B, H, W, C) to (B, H', W', C')."""
-    out: Tensor = conv(x.permute(0, 3, 1, 2))
+def _on_maps(module: nn.Module, x: Tensor) -> Tensor:
+    """Run a module of torch on channels-last memory: (B, H, W, C) to (B, H', W', C')."""
+    out: Tensor = module(x.permute(0, 3, 1, 2))
     return out.permute(0, 2, 3, 1)
