@@ -38,8 +38,8 @@ class FCMAE(nn.Module):
             grn_scope, grad_checkpointing), where the encoder is a name
 
     Raises:
-        UserError: unknown encoder, stem or layout, a network that is no encoder, an image size that the stride
-            does not divide, or a mask ratio that is outside (0, 1) or hides everything or nothing
+        UserError: unknown encoder, stem or layout, a network that is no encoder, an image size that the
+            stride does not divide, or a mask ratio that is outside (0, 1) or hides everything or nothing
     """
 
     def __init__(

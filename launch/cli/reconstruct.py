@@ -41,7 +41,7 @@ def make_parser() -> Parser:
     parser = Parser(
         "fcmae reconstruct",
         "Draw what a pre-training run makes of hidden patches. With norm_pix_loss, the default, the picture "
-        "gives each hidden patch its own true mean and deviation, which the network does not predict.",
+        "gives each hidden patch its own mean and standard deviation, which the network does not predict.",
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
