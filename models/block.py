@@ -48,6 +48,18 @@ class Linear(nn.Linear):
         return pointwise(x, self.weight, self.bias)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise convolution as a layout does it.
+
+    It is called, not read, so that hooks see what goes through it, pruned weights are fresh, and a module
+    that wraps it, as a low-rank adapter does, has its say.
+    """
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        """Convolve positions (..., C) of that layout: (..., C)."""
+        return layout.depthwise(x, self)
+
+
 class GRN(nn.Module):
     """GELU, then global response normalisation (ConvNeXt V2, section 3.3): channels compete by their norms.
 
@@ -92,7 +104,7 @@ class Block(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = DepthwiseConv(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = LayerNorm(dim, eps=1e-6)
         self.pwconv1 = Linear(dim, 4 * dim)
         self.grn = GRN(4 * dim, grn_scope) if layer_scale is None else None
@@ -103,7 +115,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Add the residual branch to positions x (..., C) of that layout."""
-        branch = layout.depthwise(x, self.dwconv)
+        branch = self.dwconv(x, layout)
         if self.grad_checkpointing and self.training:
             branch = checkpoint(self._bottleneck, branch, layout, use_reentrant=False)
         else:

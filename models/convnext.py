@@ -24,6 +24,14 @@ from fcmae.models.sizes import Size, find_size
 fx.wrap("check_images")  # torch.fx sees it as an operation
 
 
+class Downsampling(nn.Conv2d):
+    """A convolution whose stride is its kernel size, as a layout does it; called as `DepthwiseConv` is."""
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        """Convolve positions (..., C) of that layout to fewer (..., C')."""
+        return layout.downsample(x, self)
+
+
 class ConvNeXt(nn.Module):
     """ConvNeXt V1 or V2: forward gives logits, pooled features or stage maps.
 
@@ -77,10 +85,10 @@ class ConvNeXt(nn.Module):
             ],
             self.out_indices,
         )
-        stem = nn.Conv2d(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
+        stem = Downsampling(in_chans, dims[0], kernel_size=stem_stride, stride=stem_stride)
         self.downsample_layers = nn.ModuleList([nn.ModuleList([stem, LayerNorm(dims[0], eps=1e-6)])])
         for narrow, wide in itertools.pairwise(dims):
-            conv = nn.Conv2d(narrow, wide, kernel_size=2, stride=2)
+            conv = Downsampling(narrow, wide, kernel_size=2, stride=2)
             self.downsample_layers.append(nn.ModuleList([LayerNorm(narrow, eps=1e-6), conv]))
         rates = (drop_path_rate * i / max(sum(size.depths) - 1, 1) for i in range(sum(size.depths)))
         self.stages = nn.ModuleList(
@@ -128,8 +136,9 @@ class ConvNeXt(nn.Module):
 
     def _forward_stage(self, stage: int, x: Tensor, layout: Layout) -> Tensor:
         """Run one stage, its downsampling first: positions (..., C) to (..., C')."""
-        for layer in self.downsample_layers[stage].children():  # the stem has its norm last, the others first
-            x = layout.downsample(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+        convolution = 0 if stage == 0 else 1  # the stem has its norm last, the others first
+        for place, layer in enumerate(self.downsample_layers[stage].children()):
+            x = layer(x, layout) if place == convolution else layer(x)
         for block in self.stages[stage].children():
             x = block(x, layout)
         return x

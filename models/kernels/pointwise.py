@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcmae.models.kernels.choice import autocast_type
 from fcmae.models.kernels.plain import differentiable_gradients, tracing_torchscript, transforms_active
@@ -33,7 +33,7 @@ def pointwise(
         impl: auto decides by processor, type and size, and exports a linear layer everywhere
     """
     if impl == "auto":
-        impl = "convolution" if _MKL_LAGS and _suits_onednn(x, weight.shape[0]) else "linear"
+        impl = "convolution" if _MKL_LAGS and _suits_onednn(x, weight) else "linear"
     if impl == "linear" or transforms_active():
         return F.linear(x, weight, bias)
     # As in a picture: a side of one leaves channels-last ambiguous, and compiled code would copy.
@@ -43,13 +43,15 @@ def pointwise(
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
-def _suits_onednn(x: Tensor, out: int) -> bool:
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     """Return whether a product is of the type and size that oneDNN is the faster at."""
     if torch.compiler.is_exporting() or tracing_torchscript():  # first: what comes of it has any batch
         return False
     if not x.is_cpu or x.dtype != torch.float32 or autocast_type(x) is not None:
         return False
-    if x.numel() * out < FEWEST_MACS or x.numel() < FEWEST_ROWS * x.shape[-1]:
+    if type(weight) not in (Tensor, nn.Parameter):  # quantised ones and the like know linear layers alone
+        return False
+    if x.numel() * weight.shape[0] < FEWEST_MACS or x.numel() < FEWEST_ROWS * x.shape[-1]:
         return False
     return _num_threads() > 1 or (x.ndim > 3 and len(x) >= FEWEST_IMAGES)
 

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W positions.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fcmae.models.kernels.depthwise import depthwise_map
@@ -28,7 +29,8 @@ class DenseLayout(Layout):
         return images.permute(0, 2, 3, 1)
 
     def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        return self.convolve(x, conv)
+        out = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride)
+        return out.permute(0, 2, 3, 1)
 
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         return depthwise_map(x, conv.weight, conv.bias)

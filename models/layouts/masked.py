@@ -30,6 +30,9 @@ class MaskedLayout(DenseLayout):
     def enter(self, images: Tensor) -> Tensor:
         return self._hide(super().enter(images))
 
+    def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        return self._hide(super().downsample(self._hide(x), conv))
+
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         return self._hide(super().depthwise(self._hide(x), conv))
 

@@ -22,6 +22,7 @@ from fcmae.core.errors import UserError
 from fcmae.models.formats import to_timm
 from fcmae.models.sizes import find_size
 from tests.conftest import Randomize
+from tests.models.against_timm import assert_same, draw, names_of
 
 NARROWER = 8
 DEPTHS = (1, 2, 2, 1)
@@ -53,21 +54,6 @@ def theirs_of(ours: ConvNeXt, theirs: nn.Module) -> dict[str, Tensor]:
 
 def conv_or_linear(theirs: nn.Module) -> nn.Module:
     return theirs.get_submodule("stages.0.blocks.0.mlp.fc1")
-
-
-def names_of(ours: ConvNeXt) -> dict[str, str]:
-    """timm's name of each of our parameters."""
-    names = [name for name, _ in ours.named_parameters()]
-    return dict(zip(names, to_timm(dict.fromkeys(names, torch.zeros(1, 1))), strict=True))
-
-
-def draw(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    """Equal to what two orders of summation leave in float64."""
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @every

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcmae.models.kernels import pointwise as module
 from fcmae.models.kernels.pointwise import FEWEST_MACS, FEWEST_ROWS, pointwise
@@ -108,3 +108,16 @@ def test_an_export_does_not_depend_on_the_processor(monkeypatch: pytest.MonkeyPa
 
     program = torch.export.export(Layer(64, 256), (torch.randn(1024, 64),))
     assert not any("conv" in str(node.target) for node in program.graph.nodes)
+
+
+class Quantised(Tensor):
+    """What a library's weights in few bits are to PyTorch: tensors of another class."""
+
+
+def test_weights_of_another_class_stay_with_linear_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MKL_LAGS", True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x, weight = torch.randn(8192, 64), torch.randn(64, 64)
+    assert module._suits_onednn(x, weight)
+    assert module._suits_onednn(x, nn.Parameter(weight))
+    assert not module._suits_onednn(x, weight.as_subclass(Quantised))
