@@ -64,7 +64,7 @@ def print_table(options: argparse.Namespace) -> None:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for each in LINKS:
         table.add_column(f"images/GPU at {each} Gb/s", justify="right")
-    for name in (each for each in SIZES if each.startswith("convnextv2")):
+    for name in (each for each, size in SIZES.items() if not size.layer_scale):
         with torch.device("meta"):
             parameters = sum(each.numel() for each in FCMAE(name).parameters())
         flop = 6 * (

@@ -135,12 +135,12 @@ def _write_timm(model: ConvNeXt, card: Card, size: tuple[int, int], path: Path) 
     """
     import timm
 
-    if card.options["stem_stride"] == 2:
+    if model.stem_stride == 2:
         raise UserError("timm halves the map once more after a stem of stride 2: choose another --format")
     arguments = {
         "depths": card.size.depths,
         "dims": card.size.dims,
-        "patch_size": card.options["stem_stride"],
+        "patch_size": model.stem_stride,
         "in_chans": model.in_chans,
     }
     settings: dict[str, Any] = {
@@ -173,7 +173,7 @@ def _write_transformers(model: ConvNeXt, card: Card, size: tuple[int, int], path
     kind = getattr(transformers, generation + ("ForImageClassification" if model.num_classes else "Model"))
     config = kind.config_class(
         num_channels=model.in_chans,
-        patch_size=card.options["stem_stride"],
+        patch_size=model.stem_stride,
         depths=list(card.size.depths),
         hidden_sizes=list(card.size.dims),
         image_size=list(size),

@@ -48,6 +48,7 @@ class ConvNeXt(nn.Module):
         grad_checkpointing: compute wide activations again for the gradient, as for Block
 
     Attributes:
+        stem_stride: side and stride of the stem's patches
         stride: pixels to a position of the last map, in both directions
         num_features: channels of the last map
         feature_info: channels and stride of each stage, under timm's names
@@ -76,7 +77,7 @@ class ConvNeXt(nn.Module):
         depths, dims, strides = size.depths[:count], size.dims[:count], stage_strides(stem_stride)[:count]
         self.in_chans, self.num_classes, self.features_only = in_chans, num_classes, features_only
         self.num_features = self.head_hidden_size = dims[-1]
-        self.stride = strides[-1]
+        self.stem_stride, self.stride = stem_stride, strides[-1]
         self.global_pool = "avg"
         self.feature_info = FeatureInfo(
             [

@@ -3,21 +3,23 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import inspect
+from typing import TYPE_CHECKING, Protocol
+
+from torch import nn
 
 from fcmae.core.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from fcmae.models.layouts.base import Layout
 
 ATTRIBUTES = ("in_chans", "stride", "num_features")
 
 
-@runtime_checkable
 class Encoder(Protocol):
-    """A network that FCMAE can train.
+    """A network, an nn.Module, that FCMAE can train.
 
     It leaves to the layout whatever looks across space (`convolve`, `pool`, `batch_norm`, and the faster
     `downsample` and `depthwise`), and does the rest on positions with their channels last.
@@ -36,17 +38,31 @@ class Encoder(Protocol):
         """Return the last map: images (B, C, H, W) to (B, C', H / stride, W / stride), zero where hidden."""
 
 
-def check_encoder(encoder: "nn.Module") -> None:
-    """Refuse a network that does not say what FCMAE has to know of it.
+def check_encoder(encoder: object) -> None:
+    """Refuse what is no network, or does not say what FCMAE has to know of it.
 
     Raises:
-        UserError: the message says what is missing
+        UserError: the message says what is missing or wrong
     """
-    missing = [name for name in ATTRIBUTES if not isinstance(getattr(encoder, name, None), int)]
+    kind = type(encoder).__name__
+    if not isinstance(encoder, nn.Module):
+        raise UserError(f"encoder {encoder!r} is a {kind}: give a name, or a network (an nn.Module)")
+    missing = [name for name in ATTRIBUTES if not hasattr(encoder, name)]
     if not callable(getattr(encoder, "forward_features", None)):
         missing.append("forward_features(images, layout)")
     if missing:
         raise UserError(
-            f"{type(encoder).__name__} is no encoder, for it lacks {', '.join(missing)}: docs/extending.md "
-            "says what an encoder has"
+            f"{kind} is no encoder, for it lacks {', '.join(missing)}: docs/extending.md says what an encoder "
+            "has"
         )
+    for name in ATTRIBUTES:
+        value = getattr(encoder, name)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{kind}.{name} is {value!r}: an encoder has a number of at least 1 there")
+    try:
+        inspect.signature(encoder.forward_features).bind("images", "layout")
+    except TypeError as error:
+        raise UserError(
+            f"{kind}.forward_features does not take images and a layout ({error}): docs/extending.md says "
+            "what an encoder does with them"
+        ) from error

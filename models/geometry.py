@@ -49,18 +49,19 @@ def check_image_size(size: tuple[int, int], stride: int, *, any_stem: bool = Fal
         )
 
 
-def patch_grid(image_size: int | tuple[int, int], stride: int) -> tuple[int, int]:
+def patch_grid(image_size: int | tuple[int, int], stride: int, *, any_stem: bool = True) -> tuple[int, int]:
     """Return rows and columns of an image's patches.
 
     Args:
         image_size: pixels, a side or (height, width)
         stride: of the network, the side of a patch in pixels
+        any_stem: whether the network could as well have a smaller stem, which is then a remedy
 
     Raises:
         UserError: the stride does not divide the image
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    check_image_size((height, width), stride, any_stem=True)
+    check_image_size((height, width), stride, any_stem=any_stem)
     return height // stride, width // stride
 
 
@@ -81,7 +82,7 @@ def count_visible(num_patches: int, mask_ratio: float) -> int:
     if visible == 0:
         raise UserError(
             f"mask_ratio {mask_ratio} hides all {num_patches} patches of an image: "
-            "lower the ratio, or use larger images or a smaller stem_stride"
+            "lower the ratio, or use larger images or an encoder of a smaller stride"
         )
     if visible == num_patches:
         raise UserError(f"mask_ratio {mask_ratio} hides none of the {num_patches} patches: raise it")

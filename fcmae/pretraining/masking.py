@@ -6,6 +6,7 @@ Shapes: B batch, L = h * w patches, C channels, H W pixels, P patch side.
 import torch
 from torch import Tensor
 
+from fcmae.core.errors import UserError
 from fcmae.models.mask import Mask
 
 
@@ -19,9 +20,20 @@ def random_mask(
         grid: (h, w)
         num_visible: patches that are not hidden
         generator: draws, and its device is the mask's; by default torch's own generator on the CPU
+
+    Raises:
+        UserError: everything or nothing would be hidden
     """
-    device = generator.device if generator is not None else torch.device("cpu")
-    order = torch.rand(batch, grid[0] * grid[1], generator=generator, device=device).argsort(dim=1)
+    if not 0 < num_visible < grid[0] * grid[1]:
+        raise UserError(
+            f"num_visible {num_visible} of {grid[0]} x {grid[1]} patches: choose 1 to {grid[0] * grid[1] - 1}"
+        )
+    shape = batch, grid[0] * grid[1]
+    if generator is None:  # said to torch as None, one would not compile for any batch
+        scores = torch.rand(shape, device="cpu")
+    else:
+        scores = torch.rand(shape, generator=generator, device=generator.device)
+    order = scores.argsort(dim=1)
     return Mask(order[:, :num_visible].sort(dim=1).values, grid)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fcmae.core.errors import UserError
 from fcmae.models.block import Block, init_weights
-from fcmae.models.convnext import create_model
+from fcmae.models.convnext import check_images, create_model
 from fcmae.models.encoder import check_encoder
 from fcmae.models.geometry import count_visible, patch_grid
 from fcmae.models.kernels.depthwise import as_stored
@@ -54,15 +54,17 @@ class FCMAE(nn.Module):
         **encoder_options: Any,
     ) -> None:
         super().__init__()
+        has_name = isinstance(encoder, str)
+        if encoder_options and not has_name:
+            raise UserError(f"{', '.join(encoder_options)}: an encoder that is made already takes no options")
         if isinstance(encoder, str):
             encoder = create_model(encoder, features_only=True, **encoder_options)
-        elif encoder_options:
-            raise UserError(f"{', '.join(encoder_options)}: an encoder that is made already takes no options")
         check_encoder(encoder)
         self.encoder: Any = encoder  # an Encoder, and a module
-        self.layout, self.norm_pix_loss, self.in_chans = find_layout(layout), norm_pix_loss, encoder.in_chans
+        self.layout, self.norm_pix_loss = find_layout(layout), norm_pix_loss
+        self.in_chans: int = self.encoder.in_chans
         self.patch_size: int = self.encoder.stride
-        self.grid = patch_grid(image_size, self.patch_size)
+        self.grid = patch_grid(image_size, self.patch_size, any_stem=has_name)
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
         self.num_visible = count_visible(self.grid[0] * self.grid[1], mask_ratio)
 
@@ -91,7 +93,7 @@ class FCMAE(nn.Module):
             loss (), prediction (B, P * P * C, h, w), and the mask (B, L), 1 where a patch is hidden
 
         Raises:
-            ValueError: images are not of `image_size`, or the mask is not of these images
+            UserError: as for `encode`
         """
         if mask is None:
             mask = random_mask(len(images), self.grid, self.num_visible, generator)
@@ -110,16 +112,31 @@ class FCMAE(nn.Module):
             mask: of these images
 
         Raises:
-            ValueError: images are not of `image_size`, or the mask is not of these images
+            UserError: images of other channels or types or not of `image_size`, a mask that is not of these
+                images or hides everything or nothing, or an encoder that the layout cannot run or that does
+                not give the map that it announces
         """
+        check_images(images, self.in_chans, self.patch_size, None)
         if tuple(images.shape[2:]) != self.image_size:
-            raise ValueError(f"images of {tuple(images.shape[2:])}, not of image_size {self.image_size}")
+            raise UserError(f"images of {tuple(images.shape[2:])}, not of image_size {self.image_size}")
         if mask.grid != self.grid or len(mask.visible) != len(images):
-            raise ValueError(
+            raise UserError(
                 f"a mask of {len(mask.visible)} images of {mask.grid[0]} x {mask.grid[1]} patches, "
                 f"not of {len(images)} of {self.grid[0]} x {self.grid[1]}"
             )
+        visible, patches = mask.visible.shape[1], self.grid[0] * self.grid[1]
+        if not 0 < visible < patches:
+            raise UserError(
+                f"a mask with {visible} of {patches} patches visible: at least one has to be hidden, and at "
+                "least one seen"
+            )
         encoded: Tensor = self.encoder.forward_features(images, self.layout(mask))
+        announced = (len(images), self.encoder.num_features, *self.grid)
+        if encoded.shape != announced:
+            raise UserError(
+                f"{type(self.encoder).__name__} gives a map {tuple(encoded.shape)}, and announces {announced} "
+                "by its num_features and stride: correct them"
+            )
         return encoded
 
     def decode(self, encoded: Tensor, hidden: Tensor) -> Tensor:
@@ -145,12 +162,14 @@ class FCMAE(nn.Module):
             prediction: (B, P * P * C, h, w)
             hidden: (B, L), 1 where a patch is hidden and 0 elsewhere
         """
+        if len(images) == 0:
+            return prediction.float().sum()  # 0, with a gradient of nothing
         target = patchify(images, self.patch_size)
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
             target = (target - mean) / std
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
-        return (error * hidden).sum() / hidden.sum().clamp(min=1)  # of no images, none
+        return (error * hidden).sum() / hidden.sum()
 
     def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.

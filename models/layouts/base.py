@@ -71,27 +71,42 @@ class Layout(ABC):
         """
 
     def convolve(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        """Apply any convolution: positions (..., C) to (..., C').
+        """Apply any convolution: positions (..., C) to (..., C'), in which hidden ones count as zero.
 
         Raises:
-            UserError: the layout has no way to do it; so too for `pool` and `batch_norm`
+            UserError: the layout has no way to do it, or patches would not stay whole
         """
+        if is_patchwise(conv):
+            return self.downsample(x, conv)
+        if is_depthwise(conv):
+            return self.depthwise(x, conv)
         raise self._cannot_run(conv)
 
     def pool(self, x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d) -> Tensor:
-        """Take the largest of each window's positions, or their mean: (..., C) to fewer (..., C)."""
+        """Take the largest of each window's positions, or their mean: (..., C) to fewer (..., C).
+
+        Hidden positions take no part.
+
+        Raises:
+            UserError: as for `convolve`
+        """
         raise self._cannot_run(pool)
 
     def batch_norm(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Normalise positions (..., C) by their statistics over the batch; the shape stays."""
-        raise self._cannot_run(norm)
+        """Normalise positions (..., C) by their statistics over the batch; the shape stays.
+
+        In training, running statistics are updated as torch does it, by visible positions alone, and so they
+        are what evaluation normalises by (SparK, arXiv 2301.03580, does the same).
+        """
+        normed: Tensor = norm(x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2))
+        return normed.permute(0, 2, 3, 1).reshape(x.shape)
 
     def _cannot_run(self, module: nn.Module) -> UserError:
-        """Return the error of an encoder that asks for what only a ConvNeXt's own layouts lack."""
+        """Return the error of an encoder that asks for what this layout lacks."""
         name = type(self).__name__.removesuffix("Layout").lower()
         return UserError(
-            f"layout {name!r} cannot run {module}, but a ConvNeXt's depthwise and patch-wise convolutions "
-            "only: use layout 'masked'"
+            f"layout {name!r} cannot run {module}: it has convolutions whose stride is their kernel, and "
+            "depthwise ones of stride 1; use layout 'masked'"
         )
 
     @abstractmethod
@@ -127,6 +142,21 @@ class Layout(ABC):
     @abstractmethod
     def to_map(self, x: Tensor) -> Tensor:
         """Turn positions (..., C) into a map (B, C, H, W), zero where no position exists."""
+
+
+def is_patchwise(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution's windows are square and lie side by side, as `Layout.downsample` asks."""
+    kernel = conv.kernel_size
+    plain = conv.padding in ((0, 0), "valid") and conv.groups == 1 and conv.dilation == (1, 1)
+    return plain and kernel[0] == kernel[1] and conv.stride == kernel
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution keeps channels apart and the map's size, as `Layout.depthwise` asks."""
+    side = conv.kernel_size[0]
+    square = conv.kernel_size == (side, side) and conv.stride == conv.dilation == (1, 1)
+    same = side % 2 == 1 and conv.padding in ((side // 2, side // 2), "same") and conv.padding_mode == "zeros"
+    return square and same and conv.groups == conv.in_channels == conv.out_channels
 
 
 def visible_positions(mask: Mask, height: int) -> Tensor:

@@ -64,7 +64,12 @@ class MinkowskiLayout(Layout):
         k = conv.stride[0]
         with torch.random.fork_rng(devices=[]):  # the engine draws weights of its own, which are not used
             module = self.engine.MinkowskiConvolution(
-                conv.in_channels, conv.out_channels, kernel_size=k, stride=k, bias=True, dimension=2
+                conv.in_channels,
+                conv.out_channels,
+                kernel_size=k,
+                stride=k,
+                bias=conv.bias is not None,
+                dimension=2,
             )
         kernel = conv.weight.permute(3, 2, 1, 0).flatten(0, 1)
         return self._apply(module, x, kernel[0] if k == 1 else kernel, conv.bias)
@@ -72,7 +77,7 @@ class MinkowskiLayout(Layout):
     def depthwise(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             module = self.engine.MinkowskiChannelwiseConvolution(
-                conv.in_channels, kernel_size=conv.kernel_size[0], bias=True, dimension=2
+                conv.in_channels, kernel_size=conv.kernel_size[0], bias=conv.bias is not None, dimension=2
             )
         return self._apply(module, x, conv.weight[:, 0].permute(2, 1, 0).flatten(0, 1), conv.bias)
 
@@ -96,8 +101,7 @@ class MinkowskiLayout(Layout):
 
     def _apply(self, module: nn.Module, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         """Run one of the engine's convolutions with our weights in the place of its own."""
-        assert bias is not None  # every convolution of ConvNeXt has one
-        weights = {"kernel": kernel, "bias": bias[None]}
+        weights = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias[None]}
         return self._remember(functional_call(module, weights, (self._sparse(x),)))
 
     def _remember(self, sites: Any) -> Tensor:

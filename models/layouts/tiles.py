@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcmae.core.errors import UserError
 from fcmae.models.kernels.choice import use_triton
 from fcmae.models.kernels.depthwise import as_stored, depthwise_tiles
 from fcmae.models.kernels.grn import gelu_grn
@@ -45,6 +46,10 @@ class TilesLayout(Layout):
     def downsample(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
         batch, visible, p, _, channels = x.shape
         k = conv.stride[0]
+        if p % k:
+            raise UserError(
+                f"{conv} would cut patches of {p} x {p} positions: choose a stride that divides it"
+            )
         x = x.reshape(batch, visible, p // k, k, p // k, k, channels).transpose(3, 4)
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k * k * C): a product of rows
         return pointwise(x.flatten(4), weight, conv.bias)

@@ -18,6 +18,7 @@ from fcmae.launch.cli.main import main
 from fcmae.launch.cluster import registry
 from fcmae.models import layouts
 from fcmae.models.layouts.base import visible_positions
+from fcmae.models.mask import Mask
 from tests.engine.toy_run import ToyTask, run_toy
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -58,6 +59,20 @@ def test_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = model.encode(images + 9 * hidden, mask)
     assert torch.equal(changed, model.encode(images, mask))  # hidden pixels are not seen
     assert changed.permute(0, 2, 3, 1)[mask.hidden.view(2, 2, 2) == 1].abs().sum() > 0  # but worked on
+
+
+def test_an_encoder() -> None:
+    names = run("An encoder")
+    model = names["model"]
+    assert names["loss"].item() == pytest.approx(1.0, abs=0.1)
+    assert names["features"].shape == (1, 64, 7, 9)
+    assert all(each.grad.abs().sum() > 0 for each in model.encoder.parameters())
+    assert int(model.encoder.norms[0].num_batches_tracked) == 1
+    mask = Mask.from_hidden(names["mask"][:2], model.grid)
+    images = torch.randn(2, 3, 64, 64)
+    hidden = ~visible_positions(mask, 64)[:, None]
+    before, after = (model.encode(each, mask) for each in (images, images.where(~hidden, torch.nan)))
+    assert torch.equal(after, before)
 
 
 def test_a_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
