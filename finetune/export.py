@@ -137,7 +137,7 @@ def _write_timm(model: ConvNeXt, card: Card, size: tuple[int, int], path: Path) 
 
     if model.stem_stride == 2:
         raise UserError("timm halves the map once more after a stem of stride 2: choose another --format")
-    arguments = {
+    arguments: dict[str, Any] = {
         "depths": card.size.depths,
         "dims": card.size.dims,
         "patch_size": model.stem_stride,

@@ -312,5 +312,6 @@ def create_model(
             numbers of at least 1
     """
     size = find_size(name)
-    size = replace(size, depths=tuple(depths or size.depths), dims=tuple(dims or size.dims))
+    blocks, widths = tuple(depths or size.depths), tuple(dims or size.dims)
+    size = replace(size, depths=blocks, dims=widths)  # type: ignore[arg-type]  # four, or Size refuses
     return ConvNeXt(size, **options)

@@ -4,7 +4,7 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import nn
 
@@ -38,13 +38,13 @@ class Encoder(Protocol):
         """Return the last map: images (B, C, H, W) to (B, C', H / stride, W / stride), zero where hidden."""
 
 
-def check_encoder(encoder: object) -> None:
-    """Refuse what is no network, or does not say what FCMAE has to know of it.
+def check_encoder(encoder: object) -> Encoder:
+    """Return a network as the encoder that it is, or refuse what does not say what FCMAE has to know of it.
 
     Raises:
         UserError: the message says what is missing or wrong
     """
-    kind = type(encoder).__name__
+    kind, known = type(encoder).__name__, cast(Encoder, encoder)
     if not isinstance(encoder, nn.Module):
         raise UserError(f"encoder {encoder!r} is a {kind}: give a name, or a network (an nn.Module)")
     missing = [name for name in ATTRIBUTES if not hasattr(encoder, name)]
@@ -52,17 +52,18 @@ def check_encoder(encoder: object) -> None:
         missing.append("forward_features(images, layout)")
     if missing:
         raise UserError(
-            f"{kind} is no encoder, for it lacks {', '.join(missing)}: docs/extending.md says what an encoder "
-            "has"
+            f"{kind} is no encoder, for it lacks {', '.join(missing)}: docs/extending.md says what an "
+            "encoder has"
         )
     for name in ATTRIBUTES:
         value = getattr(encoder, name)
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{kind}.{name} is {value!r}: an encoder has a number of at least 1 there")
     try:
-        inspect.signature(encoder.forward_features).bind("images", "layout")
+        inspect.signature(known.forward_features).bind("images", "layout")
     except TypeError as error:
         raise UserError(
             f"{kind}.forward_features does not take images and a layout ({error}): docs/extending.md says "
             "what an encoder does with them"
         ) from error
+    return known

@@ -59,16 +59,16 @@ class FCMAE(nn.Module):
             raise UserError(f"{', '.join(encoder_options)}: an encoder that is made already takes no options")
         if isinstance(encoder, str):
             encoder = create_model(encoder, features_only=True, **encoder_options)
-        check_encoder(encoder)
-        self.encoder: Any = encoder  # an Encoder, and a module
+        known = check_encoder(encoder)
+        self.encoder: Any = encoder  # as a module
         self.layout, self.norm_pix_loss = find_layout(layout), norm_pix_loss
-        self.in_chans: int = self.encoder.in_chans
-        self.patch_size: int = self.encoder.stride
+        self.in_chans = known.in_chans
+        self.patch_size = known.stride
         self.grid = patch_grid(image_size, self.patch_size, any_stem=has_name)
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
         self.num_visible = count_visible(self.grid[0] * self.grid[1], mask_ratio)
 
-        self.proj = nn.Conv2d(self.encoder.num_features, decoder_dim, kernel_size=1)
+        self.proj = nn.Conv2d(known.num_features, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
         self.decoder = nn.ModuleList(Block(decoder_dim) for _ in range(decoder_depth))
         self.pred = nn.Conv2d(decoder_dim, self.patch_size**2 * self.in_chans, kernel_size=1)
@@ -134,8 +134,8 @@ class FCMAE(nn.Module):
         announced = (len(images), self.encoder.num_features, *self.grid)
         if encoded.shape != announced:
             raise UserError(
-                f"{type(self.encoder).__name__} gives a map {tuple(encoded.shape)}, and announces {announced} "
-                "by its num_features and stride: correct them"
+                f"{type(self.encoder).__name__} gives a map {tuple(encoded.shape)}, and announces "
+                f"{announced} by its num_features and stride: correct them"
             )
         return encoded
 
@@ -162,14 +162,12 @@ class FCMAE(nn.Module):
             prediction: (B, P * P * C, h, w)
             hidden: (B, L), 1 where a patch is hidden and 0 elsewhere
         """
-        if len(images) == 0:
-            return prediction.float().sum()  # 0, with a gradient of nothing
         target = patchify(images, self.patch_size)
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
             target = (target - mean) / std
         error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
-        return (error * hidden).sum() / hidden.sum()
+        return (error * hidden).sum() / hidden.sum().clamp(min=1)  # of no images, none
 
     def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.

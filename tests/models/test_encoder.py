@@ -80,6 +80,8 @@ def test_dense_it_is_torchvision_s_resnet(training: bool) -> None:
     generator = torch.Generator().manual_seed(2)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
     ours.load_state_dict(theirs.state_dict())
