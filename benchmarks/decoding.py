@@ -4,15 +4,20 @@
 
 Without a folder it makes photo-like JPEGs of about 500 x 400 pixels. Checks that both ways give the same
 pixels for the same crops, then times them in short turns, one thread, files in the page cache; prints
-images/s and the ratio with its quartiles.
+images/s and the ratio with its quartiles. `--decoders` times decoding alone, by each decoder that is there, of
+the images as JPEG, PNG and WebP.
 """
 
 import argparse
+import io
 import random
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -38,6 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.images or make_photos(Path(scratch), options.limit)
         paths = readable(folder, options.limit)
+        if options.decoders:
+            compare_decoders(paths, options.repeats)
+            return
         size = (options.image_size, options.image_size)
         pillow, ours = pillow_pipeline(size), our_pipeline(size)
         difference = check_agreement(paths, pillow, ours)
@@ -62,7 +70,61 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=40, help="number of images used")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--decoders", action="store_true", help="time decoding alone, by decoder and format")
     return parser.parse_args()
+
+
+def compare_decoders(paths: list[Path], repeats: int) -> None:
+    """Time decoding of JPEG, PNG and WebP from memory; print ms per image and the ratio to Pillow."""
+    table = Table("format", "decoder", "ms per image", "times Pillow", "largest difference")
+    for kind in ("JPEG", "PNG", "WEBP"):
+        files = [encode(path, kind) for path in paths]
+        decoders = find_decoders()
+        pixels = [decoders["Pillow"](data).int() for data in files]
+        ways = {name: partial(decode_all, decode, files) for name, decode in decoders.items()}
+        seconds = time_side_by_side(ways, repeats, torch.device("cpu"))
+        for name, values in seconds.items():
+            each = Spread.of([1e3 * value / len(files) for value in values])
+            others = zip(files, pixels, strict=True)
+            difference = max(int((decoders[name](data) - wanted).abs().max()) for data, wanted in others)
+            table.add_row(kind, name, str(each), str(ratios(seconds["Pillow"], values)), str(difference))
+    Console(width=110).print(table)
+
+
+def encode(path: Path, kind: str) -> bytes:
+    """Return a photograph in a format: as it lies in its file, or anew."""
+    with Image.open(path) as image:
+        if image.format == kind:
+            return path.read_bytes()
+        image.convert("RGB").save(stream := io.BytesIO(), kind, quality=90)
+    return stream.getvalue()
+
+
+def find_decoders() -> dict[str, Callable[[bytes], Tensor]]:
+    """Return the decoders that are installed, each from bytes to uint8 (3, H, W)."""
+    found: dict[str, Callable[[bytes], Tensor]] = {"Pillow": decode_with_pillow}
+    with suppress(ImportError):
+        from torchvision.io import ImageReadMode, decode_image
+
+        found["torchvision"] = lambda data: decode_image(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+        )
+    with suppress(ImportError, RuntimeError):
+        from torchcodec import decoders
+
+        found["torchcodec"] = decoders.decode_image
+    return found
+
+
+def decode_with_pillow(data: bytes) -> Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        array = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+
+
+def decode_all(decode: Callable[[bytes], Tensor], files: list[bytes]) -> None:
+    for data in files:
+        decode(data)
 
 
 def make_photos(folder: Path, count: int) -> Path:

@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.data.suffixes import CONVERT, SUFFIXES, UNREAD, find_format
+from fcmae.data.suffixes import CONVERT, SUFFIXES, TIFF_STARTS, UNREAD, find_format
 
 logger = logging.getLogger(__name__)
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
@@ -161,7 +161,6 @@ def save_lists(lists: list[ImageIndex], *files: Path) -> None:
         index.save(file)
 
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both byte orders, and of BigTIFF
 _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -184,7 +183,7 @@ def _has_header(path: Path) -> bool:
             start = file.read(max(4, len(known.magic)))
             if known.read is not None:
                 return bool(start) and start.startswith(known.magic)
-            if start not in _TIFF_STARTS:
+            if start not in TIFF_STARTS:
                 Image.open(file).close()
         return True
     except (OSError, ValueError, EOFError):

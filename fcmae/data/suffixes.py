@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import features
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -19,7 +20,7 @@ class ImageFormat:
     """How files of a suffix are read.
 
     Args:
-        pillow: Pillow's name of the format of a picture, whose plugin has to be imported; torchvision and
+        pillow: Pillow's name of the format of a picture, whose plugin has to be imported; libjpeg-turbo and
             tifffile take over where they are faster or know more
         deep: whether a picture may have more than 8 bits a value, or channels that Pillow does not know
         read: reads what is no picture: path, wanted channels and most pixels to (H, W) or (H, W, C), at the
@@ -69,6 +70,7 @@ def check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
         raise ValueError(f"has no pixels ({width} x {height})")
 
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of both byte orders, and of BigTIFF
 JPEG, TIFF = ImageFormat("JPEG"), ImageFormat(TiffImageFile.format, deep=True)
 # A line more and files of another suffix are listed, checked and read: SUFFIXES[".gif"] = ImageFormat("GIF").
 SUFFIXES: dict[str, ImageFormat] = {
@@ -81,6 +83,10 @@ SUFFIXES: dict[str, ImageFormat] = {
     ".tiff": TIFF,
     ".npy": ImageFormat(read=read_npy, magic=b"\x93NUMPY"),
 }
+if features.check("avif"):
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    SUFFIXES[".avif"] = ImageFormat(AvifImageFile.format)
 # Images that are not read: of phones and the web, of cameras, of microscopes and scanners.
 UNREAD = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".gif", ".svg", ".psd", ".tga", ".ppm", ".pgm", ".exr",

@@ -73,7 +73,7 @@ class TimmOpener(Opener):
         Raises:
             UserError: timm does not know the name, cannot read it, or reads it as a stream without an order
         """
-        from fcmae.data.decode import PILLOW_MODES
+        from fcmae.data.pictures import PILLOW_MODES
 
         name, channels, root = self.timm_name, options.channels, options.root
         if channels not in PILLOW_MODES:
