@@ -4,8 +4,8 @@
 
 Without a folder it makes photo-like JPEGs of about 500 x 400 pixels. Checks that both ways give the same
 pixels for the same crops, then times them in short turns, one thread, files in the page cache; prints
-images/s and the ratio with its quartiles. `--decoders` times decoding alone, by each decoder that is there, of
-the images as JPEG, PNG and WebP.
+images/s and the ratio with its quartiles. `--decoders` times decoding alone, by each decoder that is there,
+of JPEG, PNG and WebP.
 """
 
 import argparse

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def photo(mode: str = "RGB") -> Image.Image:
     return image.convert(mode) if mode in ("RGBA", "LA") else image.convert("RGB").convert(mode)
 
 
-def save(image: Image.Image, kind: str, **options: object) -> bytes:
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     """Encode a picture."""
     image.save(stream := io.BytesIO(), kind, **options)
     return stream.getvalue()
@@ -81,7 +82,7 @@ def npy() -> bytes:
     return stream.getvalue()
 
 
-def tiff(dtype: type[np.generic], samples: int, **options: object) -> bytes:
+def tiff(dtype: type[np.generic], samples: int, **options: Any) -> bytes:
     """Encode what only tifffile writes."""
     import tifffile
 

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels. Any number of channels; sizes are (height, width).
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -20,6 +21,7 @@ Transform = Callable[[Tensor], Tensor]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
+THIN = 8  # times the crop's side: of images longer than that, once resized, only the centre is resized
 BICUBIC = InterpolationMode.BICUBIC
 
 
@@ -78,9 +80,38 @@ def resize_center_crop(image_size: Size, crop_pct: float = CROP_PCT) -> Transfor
 def _resize_center_crop(image: Tensor, image_size: Size, covered: Size) -> Tensor:
     """Resize uint8 (C, H, W) to cover a size, and crop its centre."""
     size = _covering_size(image.shape[-2], image.shape[-1], covered)
+    if any(whole > THIN * kept for whole, kept in zip(size, image_size, strict=True)):
+        return _resize_centre(image, size, image_size)
     image = F.resize(image, list(size), interpolation=BICUBIC, antialias=True)
     cropped: Tensor = F.center_crop(image, list(image_size))
     return cropped
+
+
+def _resize_centre(image: Tensor, size: Size, crop: Size) -> Tensor:
+    """Resize uint8 (C, H, W) to a size of which only the centre is computed: bicubic, as Pillow defines it.
+
+    Of 1 x 20000 pixels, enlarged to 256 x 5120000, the centre needs five. Columns come first, and their
+    result is rounded, as in the resizing of all pixels, from which this differs by a level at most.
+    """
+    for dim in (-1, -2):
+        start = round((size[dim] - crop[dim]) / 2)
+        first, weights = _bicubic_weights(image.shape[dim], size[dim], start, crop[dim])
+        window = image.narrow(dim, first, weights.shape[1]).movedim(dim, -1).float()
+        image = (window @ weights.T).round_().clamp_(0, 255).to(torch.uint8).movedim(-1, dim)
+    return image.contiguous()
+
+
+def _bicubic_weights(source: int, target: int, start: int, count: int) -> tuple[int, Tensor]:
+    """Weigh source pixels for `count` target pixels from `start` on: first source pixel, (count, window)."""
+    scale = source / target
+    stretch = max(scale, 1.0)  # antialiasing: the kernel covers what a target pixel stands for
+    centres = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) * scale
+    first = max(0, math.floor(float(centres[0]) - 2 * stretch))
+    last = min(source, math.ceil(float(centres[-1]) + 2 * stretch))
+    x = ((torch.arange(first, last) + 0.5 - centres[:, None]) / stretch).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2  # Keys' kernel, a = -1/2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return first, (weights / weights.sum(1, keepdim=True)).float()
 
 
 def _covering_size(height: int, width: int, covered: Size) -> Size:

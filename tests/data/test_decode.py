@@ -186,7 +186,7 @@ def test_png_of_sixteen_bits_a_colour_keeps_the_lower_ones(tmp_path: Path, sampl
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_grey_of_deep_colour(tmp_path: Path, suffix: str, dtype: type) -> None:
     colours = np.random.default_rng(0).random((H, W, 3))
-    values = (colours * 65535).astype(dtype) if dtype is np.uint16 else colours.astype(dtype)
+    values: np.ndarray = (colours * 65535).astype(dtype) if dtype is np.uint16 else colours.astype(dtype)
     if suffix == ".tif":
         pytest.importorskip("tifffile").imwrite(tmp_path / "a.tif", values, photometric="rgb")
     elif dtype is np.uint16:

@@ -1,6 +1,7 @@
 """Transforms: geometry against Pillow and torchvision, number of channels, normalisation."""
 
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from fcmae.data.dataset import seeded
 from fcmae.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    _covering_size,
+    _resize_centre,
     channel_statistics,
     random_crop_flip,
     resize_center_crop,
@@ -79,6 +82,27 @@ def test_evaluation_covers_a_crop_that_is_not_square(size: tuple[int, int], shap
     image = resize_center_crop(size)(picture(3, *shape))
     assert image.shape == (3, *size)
     assert image.min() > 0  # a crop beyond the image's edge would be black
+
+
+@pytest.mark.parametrize("size", [(224, 224), (96, 64)])
+@pytest.mark.parametrize("shape", [(9, 100), (100, 9), (300, 4000), (3000, 500), (500, 2900), (1, 700)])
+def test_the_centre_of_thin_images_is_that_of_the_whole(
+    size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    image = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    covered = _covering_size(*shape, (int(size[0] / 0.875), int(size[1] / 0.875)))
+    whole = v2.Resize(covered, interpolation=InterpolationMode.BICUBIC, antialias=True)(image)
+    expected = v2.CenterCrop(size)(whole)
+    for found in (resize_center_crop(size)(image), _resize_centre(image, covered, size)):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 20000), (20000, 1)])
+def test_thin_images_take_no_time_and_memory(shape: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    started = time.process_time()
+    assert resize_center_crop((224, 224))(image).shape == (3, 224, 224)
+    assert time.process_time() - started < 1  # resized whole, it took 20 seconds
 
 
 @pytest.mark.parametrize("size", [224, 384])
