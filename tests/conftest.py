@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests on a cluster to one process: they cancel what is queued when they end."""
+    """Leave tests on a cluster to one process: they fill it, and count on who is preempted."""
     for item in items:
         if item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.xdist_group("slurm"))

@@ -15,7 +15,7 @@ import yaml
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.main import main
-from fcmae.launch.cluster.records import read_record
+from fcmae.launch.cluster.records import find_records, read_record
 from fcmae.launch.cluster.registry import find_cluster
 from tests.launch.toys import TINY, refusal
 
@@ -48,12 +48,13 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def recipes(folder: Path) -> Iterator[None]:
-    """Recipes in the working directory, beside a user's module; jobs that are left over are cancelled."""
+    """Recipes in the working directory, beside a user's module; jobs left over are cancelled."""
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
     (folder / "labels.yaml").write_text(yaml.safe_dump(LABELS))
     (folder / "models.py").write_text("raise RuntimeError('a module of the user')")
     yield
-    subprocess.run(["scancel", "--me"], check=False)
+    for record in find_records(folder).values():  # these alone: the user may have jobs of her own
+        subprocess.run(["scancel", "--quiet", record.job], check=False)
 
 
 def submit(*argv: str) -> None:
