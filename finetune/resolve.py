@@ -14,7 +14,7 @@ from fcmae.finetune.config import (
     FinetuneConfig,
 )
 from fcmae.models.card import Card, read_card
-from fcmae.models.sizes import find_size
+from fcmae.models.sizes import SIZES
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,9 @@ def names_another(config: FinetuneConfig, known: str) -> bool:
     """Tell whether --model is not the model of the weights; depths and dims, where given, say the size."""
     if config.model is None:
         return False
-    if config.network.depths and config.network.dims:
-        return find_size(config.model).layer_scale != find_size(known).layer_scale
+    asked, found = SIZES.get(config.model), SIZES.get(known)  # None is a network of timm's
+    if asked and found and config.network.depths and config.network.dims:
+        return asked.layer_scale != found.layer_scale
     return config.model != known
 
 

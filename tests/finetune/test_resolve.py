@@ -10,7 +10,7 @@ import torch
 from fcmae.finetune.config import NetworkConfig
 from fcmae.finetune.network import build_network
 from fcmae.finetune.prepare import prepare
-from fcmae.finetune.resolve import resolve
+from fcmae.finetune.resolve import names_another, resolve
 from fcmae.finetune.task import FinetuneTask
 from fcmae.finetune.trained import save_network
 from tests.finetune.small_run import NETWORK, small_config
@@ -30,3 +30,12 @@ def test_weights_of_colour_images_start_a_training_on_grey_ones(tmp_path: Path) 
     assert (task.mean, task.std) == ((0.5,), (0.25,))
     stem = "downsample_layers.0.0.weight"
     assert torch.equal(task.model.state_dict()[stem], trained[stem].sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("known", "another"), [("convnext_tiny", True), ("convnextv2_tiny", False), ("timm:resnet18", True)]
+)
+def test_where_depths_and_dims_say_the_size_weights_are_of_the_same_generation(
+    tmp_path: Path, known: str, another: bool
+) -> None:
+    assert names_another(small_config(tmp_path, model="convnextv2_atto"), known) == another

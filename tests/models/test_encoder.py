@@ -303,6 +303,7 @@ def test_a_network_that_tiles_cannot_run_is_refused() -> None:
         (nn.Conv2d(4, 6, 3), "14 x 22"),
         (nn.Conv2d(4, 6, 7, stride=2, padding=2), "7 x 11"),
         (nn.Conv2d(4, 6, 16, stride=16), "1 x 1"),
+        (nn.Conv2d(4, 6, 9, padding=1), "10 x 18"),  # of whole patches, but not of the same pixels
         (nn.MaxPool2d(3, stride=2), "7 x 11"),
         (nn.AvgPool2d(3, stride=1), "14 x 22"),
     ],
