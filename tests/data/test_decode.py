@@ -200,7 +200,7 @@ def test_grey_of_deep_colour(tmp_path: Path, suffix: str, dtype: type) -> None:
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
 def test_where_zero_means_white_it_is_white(tmp_path: Path, dtype: type, top: int) -> None:
     tifffile = pytest.importorskip("tifffile")
-    values = (np.linspace(0, 1, H * W).reshape(H, W) * top).astype(dtype)
+    values: np.ndarray = (np.linspace(0, 1, H * W).reshape(H, W) * top).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
     for channels in (1, 3):
         image = read_image(tmp_path / "a.tif", channels)
