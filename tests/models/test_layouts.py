@@ -25,8 +25,6 @@ from fcmae.pretraining.model import FCMAE
 from fcmae.pretraining.prepare import prepare
 from tests.conftest import Randomize
 
-pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
-
 
 @dataclass(frozen=True)
 class Case:

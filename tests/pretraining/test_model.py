@@ -20,7 +20,6 @@ from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask
 from fcmae.pretraining.model import FCMAE
 
-pytestmark = pytest.mark.filterwarnings("ignore:::MinkowskiEngine", "ignore:::MinkowskiConvolution")
 Randomize = Callable[[FCMAE], FCMAE]
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (5, 7, 11, 13), "decoder_dim": 17, "stem_stride": 1}
 
