@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
-from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
+from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
+from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
@@ -114,7 +115,7 @@ class FinetuneTask(Task):
             accumulation_steps=self.config.optim.accumulation_steps,
             weights=weights,
         )
-        return make_loader(self.dataset, sampler, self.workers, self.device)
+        return Loader(self.dataset, sampler, self.workers, self.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.train_data.source, batch.broken)

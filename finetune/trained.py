@@ -12,8 +12,8 @@ from torch import nn
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT
-from fcmae.data.dataset import choose_workers
 from fcmae.data.evaluation import EvaluationReader
+from fcmae.data.loader import choose_workers
 from fcmae.data.transforms import channel_statistics
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, TIMM, FinetuneConfig, pair
 from fcmae.finetune.network import create_timm

@@ -3,11 +3,8 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-import os
 import random
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
-from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
-from fcmae.data.images import ImageSource
+from fcmae.data.images import ImageSource, WatchedSource
 from fcmae.data.sampler import Key
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
@@ -79,7 +75,7 @@ class ImageDataset(Dataset[Item]):
     """
 
     def __init__(self, source: ImageSource, transform: Callable[[Tensor], Any], seed: int) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+        self.source, self.transform, self.seed = WatchedSource(source), transform, seed
 
     def __len__(self) -> int:
         return len(self.source)
@@ -140,78 +136,3 @@ def collate(items: list[Item]) -> Batch:
         source_index=torch.tensor([item.source_index for item in items]),
         broken=[report for item in items for report in item.broken],
     )
-
-
-class Loader:
-    """A DataLoader of batches whose workers' UserErrors arrive without a traceback.
-
-    Args:
-        loader: what reads
-    """
-
-    def __init__(self, loader: DataLoader[Item]) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from self.loader
-        except UserError as error:  # a worker's comes with its traceback as the message
-            error.__traceback__ = None  # it would keep the workers alive
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
-
-
-def make_loader(
-    dataset: ImageDataset, sampler: Iterable[list[Key]], workers: int, device: torch.device
-) -> Loader:
-    """Read batches ahead in worker processes, one torch thread each.
-
-    Args:
-        dataset: gives the images
-        sampler: says which, a list of keys for each batch
-        workers: number of processes; 0 reads in this one
-        device: on cuda, batches arrive in pinned memory
-    """
-    return Loader(
-        DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_parent,
-            generator=torch.Generator(),  # else it would draw from the global one
-        )
-    )
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Let the training process say when reading ends; Ctrl-C and a cluster's SIGTERM reach workers, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait for a SIGTERM that the training process sends, as it does to workers that outlive their loader."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-def choose_workers(device: torch.device, wanted: int | None = None) -> int:
-    """Choose the number of workers of each training process.
-
-    On a GPU up to 8 of the cores; on the CPU, where training needs the cores itself, one in four. The cores
-    are divided among the run's processes on this machine; SLURM's cores per task are of one process already.
-
-    Args:
-        device: what trains
-        wanted: as many, whatever the device; by default they are chosen
-    """
-    if wanted is not None:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= current_world().local_size
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)
-    return min(8, cores) if device.type == "cuda" else min(8, cores // 4)

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fcmae.core.distributed import current_world
-from fcmae.data.dataset import Item, Loader, collate
+from fcmae.data.dataset import Item
 from fcmae.data.decode import BrokenImage
-from fcmae.data.images import ImageSource
+from fcmae.data.images import ImageSource, WatchedSource
+from fcmae.data.loader import Loader
 from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
 
 NO_IMAGE = -1  # source index of a row that holds none
@@ -72,16 +73,10 @@ class EvaluationReader:
         world = current_world()
         rows = -(-len(source) // world.size)
         black = torch.zeros(len(self.mean), *self.image_size, dtype=torch.uint8)
-        loader = DataLoader(
-            _EvaluationDataset(source, resize_center_crop(self.image_size, self.crop_pct), black),
-            batch_size=self.batch_size,
-            sampler=[world.rank + i * world.size for i in range(rows)],
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global one
-        )
-        for batch in Loader(loader):
+        mine = range(world.rank, world.rank + rows * world.size, world.size)
+        dataset = _EvaluationDataset(source, resize_center_crop(self.image_size, self.crop_pct), black)
+        keys = (list(mine[i : i + self.batch_size]) for i in range(0, rows, self.batch_size))
+        for batch in Loader(dataset, keys, self.workers, self.device):
             images = to_float(batch.to(self.device).data, self.mean, self.std)
             yield EvaluationBatch(images, batch.source_index, batch.broken)
 
@@ -103,7 +98,7 @@ class _EvaluationDataset(Dataset[Item]):
     """Transformed images by index; a black one for what is broken or beyond the last."""
 
     def __init__(self, source: ImageSource, transform: Transform, black: Tensor) -> None:
-        self.source, self.transform, self.black = source, transform, black
+        self.source, self.transform, self.black = WatchedSource(source), transform, black
 
     def __getitem__(self, index: int) -> Item:
         data: Any = self.black

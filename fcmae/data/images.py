@@ -3,18 +3,25 @@
 Shapes: C channels, H W pixels, N images.
 """
 
+import multiprocessing
+import os
 import time
+from ctypes import c_int64
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from fcmae.core.errors import UserError
 from fcmae.data.classes import split_by_class
 from fcmae.data.decode import BrokenImage, ValueRange, read_image
 from fcmae.data.index import ImageIndex
+
+NOTHING = -1  # what a worker holds between two images
 
 
 class ImageSource(Protocol):
@@ -122,6 +129,55 @@ class Selection:
     def read(self, i: int) -> Tensor:
         """Read the image from the source."""
         return self.source.read(int(self.numbers[i]))
+
+
+class WatchedSource:
+    """A source whose readers note which image they hold, so that one that ends a process is known.
+
+    Args:
+        source: where images come from
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.deadly: set[int] = set()
+        self._held: Any = []  # of each worker its process and its image, in memory that all share
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, i: int) -> str:
+        """Return what the source calls image i."""
+        return self.source.name(i)
+
+    def read(self, i: int) -> Tensor:
+        """Read image i, unless it has ended a process before; raise BrokenImage where that cannot be."""
+        if i in self.deadly:
+            raise BrokenImage(Path(self.name(i)), "ended the process that read it")
+        worker = get_worker_info()
+        if worker is None:
+            return self.source.read(i)
+        self._held[2 * worker.id + 1] = i
+        try:
+            return self.source.read(i)
+        finally:
+            self._held[2 * worker.id + 1] = NOTHING
+
+    def watch(self, workers: int) -> None:
+        """Make room for the notes of new workers."""
+        self._held = multiprocessing.RawArray(c_int64, [0, NOTHING] * workers) if workers else []
+
+    def enter(self, worker: int) -> None:
+        """Note the process of a worker, in itself."""
+        self._held[2 * worker] = os.getpid()
+
+    def find_deaths(self) -> list[int]:
+        """Return what the dead workers held, -1 for nothing; these images will not be read again."""
+        alive = {process.pid for process in multiprocessing.active_children()}
+        notes = zip(self._held[::2], self._held[1::2], strict=True)
+        found = [image for process, image in notes if process and process not in alive]
+        self.deadly.update(image for image in found if image != NOTHING)
+        return found
 
 
 @dataclass(frozen=True)

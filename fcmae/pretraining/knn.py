@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, VAL_FRACTION
-from fcmae.data.dataset import choose_workers
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.features import extract_features, knn_accuracy
+from fcmae.data.loader import choose_workers
 from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.model import FCMAE

@@ -13,8 +13,9 @@ from torch import Tensor
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
-from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader
+from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.index import load_lists
+from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.sources import SourceOptions, open_source
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
@@ -115,7 +116,7 @@ class PretrainTask(Task):
             accumulation_steps=self.config.optim.accumulation_steps,
         )
         workers = choose_workers(self.device, self.config.images.workers)
-        return make_loader(self.dataset, sampler, workers, self.device)
+        return Loader(self.dataset, sampler, workers, self.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.source, batch.broken)

@@ -1,11 +1,6 @@
 """Batches: the same however they are read, and a broken image harms only itself."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
-from fcmae.data.dataset import Batch, ImageDataset, choose_workers, make_loader, seeded
+from fcmae.data.dataset import Batch, ImageDataset, seeded
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
+from fcmae.data.loader import Loader
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import random_crop_flip
 
@@ -63,7 +58,7 @@ def jitter(image: Tensor) -> Tensor:
 def batches(folder: Path, workers: int = 0, total_steps: int = 5, **sampling: Any) -> list[Batch]:
     dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
     sampler = StepSampler(len(dataset), 8, 3, total_steps=total_steps, **sampling)
-    return list(make_loader(dataset, sampler, workers, CPU))
+    return list(Loader(dataset, sampler, workers, CPU))
 
 
 def pixels(batches: list[Batch]) -> Tensor:
@@ -126,54 +121,12 @@ def test_a_broken_image_is_replaced_by_the_next_readable_one() -> None:
 def test_a_hundred_broken_images_in_a_row_end_the_run_in_one_line(workers: int) -> None:
     source = PartlyBroken(torch.zeros(150, 1, 2, 2, dtype=torch.uint8), set(range(120)))
     dataset = ImageDataset(source, lambda image: image, seed=0)
-    loader = make_loader(dataset, [[(0, i)] for i in range(9)], workers, CPU)
+    loader = Loader(dataset, [[(0, i)] for i in range(9)], workers, CPU)
     with pytest.raises(UserError) as caught:
         list(loader)
     assert str(caught.value) == (
         "100 images in a row could not be read, from image 0 on (is damaged): is the data still there?"
     )
-
-
-SIGNALLED = """
-import os, sys, torch
-from multiprocessing import active_children
-from fcmae.data.dataset import *
-from fcmae.data.images import ArraySource
-from fcmae.data.sampler import StepSampler
-dataset = ImageDataset(ArraySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), lambda image: image, 0)
-batches = iter(make_loader(dataset, StepSampler(4, 2, 0, total_steps=10**6), 1, torch.device("cpu")))
-for step in range(300):
-    next(batches)
-    if step == 20:
-        (worker,) = active_children()
-        print(worker.pid, flush=True)
-        sys.stdin.readline()
-worker.terminate()
-worker.join(30)
-print(worker.exitcode, flush=True)
-os._exit(0)
-"""
-
-
-def test_workers_end_when_their_parent_says_and_not_by_signals_of_others() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", SIGNALLED], stdin=-1, stdout=-1, stderr=-1, text=True)
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(worker, number)
-    time.sleep(0.1)
-    output, errors = parent.communicate("go on\n", timeout=60)
-    assert output == "0\n", errors
-
-
-def test_workers_are_chosen_by_device_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert choose_workers(torch.device("cuda")) == 8
-    assert choose_workers(CPU) == 4
-    monkeypatch.setattr("fcmae.data.dataset.current_world", lambda: World(size=4, local_size=4))
-    assert choose_workers(torch.device("cuda")) == 4
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
-    assert choose_workers(CPU) == 0
 
 
 @pytest.mark.gpu
@@ -182,7 +135,7 @@ def test_batches_reach_a_gpu_through_pinned_memory(folder: Path) -> None:
         pytest.skip("no CUDA device")
     dataset = ImageDataset(FolderSource(ImageIndex.scan(folder), 3), jitter, seed=3)
     sampler = StepSampler(N, 8, 3, total_steps=5)
-    arrived = list(make_loader(dataset, sampler, 2, torch.device("cuda")))
+    arrived = list(Loader(dataset, sampler, 2, torch.device("cuda")))
     assert all(batch.data.is_pinned() for batch in arrived)
     moved = [batch.to(torch.device("cuda")) for batch in arrived]
     assert torch.equal(pixels(moved).cpu(), pixels(batches(folder)))
