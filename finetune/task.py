@@ -14,6 +14,7 @@ from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
+from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.transforms import channel_statistics, to_float
@@ -48,7 +49,7 @@ def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
     task = FinetuneTask(config, run, device)
     best = (config.best, best_direction(config.best))
     summary = train(task, config, device=device, run=run, best=best, patience=config.patience)
-    if current_world().is_rank_zero:
+    if current_world().is_rank_zero and summary.interrupted is None:
         task.write_results()
     return summary
 
@@ -74,6 +75,7 @@ class FinetuneTask(Task):
 
         self.config, self.run, self.device = config, run, device
         self.mean, self.std = channel_statistics(config.in_chans, config.images.mean, config.images.std)
+        self.listed = describe_lists(load_lists(run.train_images, run.val_images))
         self.train_data, self.val_data = open_data(config, run)
         check_batch(config, len(self.train_data.labels))
         self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
@@ -159,6 +161,9 @@ class FinetuneTask(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
+
+    def data(self) -> dict[str, int | str]:
+        return self.listed
 
     def saved(self, state: dict[str, Any], best: bool) -> None:
         if best:

@@ -20,8 +20,10 @@ class BrokenList:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text("utf-8", UNDECODED).splitlines() if path.exists() else []
-        self.names = {line.partition("\t")[0] for line in lines}
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]  # without the line that a killed process was writing
+        self.names = {line.partition("\t")[0] for line in whole.decode("utf-8", UNDECODED).splitlines()}
+        self._size = len(whole)
         self._unsent: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -48,8 +50,10 @@ class BrokenList:
         self.names.update(new)
         self._unsent += new.items()
         if new and current_world().is_rank_zero:
-            with self.path.open("a", encoding="utf-8", errors=UNDECODED) as file:
-                file.writelines(f"{name}\t{reason}\n" for name, reason in new.items())
+            lines = "".join(f"{name}\t{reason}\n" for name, reason in new.items())
+            with self.path.open("ab") as file:
+                file.truncate(self._size)
+                self._size += file.write(lines.encode("utf-8", UNDECODED))
 
 
 def count_broken(listed: Path, images: Path) -> str:

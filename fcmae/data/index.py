@@ -161,6 +161,14 @@ def save_lists(lists: list[ImageIndex], *files: Path) -> None:
         index.save(file)
 
 
+def describe_lists(lists: list[ImageIndex]) -> dict[str, int | str]:
+    """Return what tells lists apart from others, wherever their images lie: their length and their digest."""
+    return {
+        "images": sum(map(len, lists)),
+        "digest": hashlib.sha256("".join(index.digest() for index in lists).encode()).hexdigest()[:16],
+    }
+
+
 _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 

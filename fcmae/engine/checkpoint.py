@@ -65,21 +65,24 @@ class Checkpoints:
         """
         import torch
 
-        path = self.folder / f"step_{step:09d}.pt"
+        path = self._path(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self.tidy(step)
             with write_atomically(path) as file:
                 torch.save(state, file)
             if best:
-                self._mark_best(path)
+                self.mark_best(step)
         except OSError as error:
             raise UserError(self._cannot_write(path, error)) from error
         except RuntimeError as error:  # torch.save's own complaint about a write that failed hides the reason
             if not isinstance(error.__context__, OSError):
                 raise
             raise UserError(self._cannot_write(path, error.__context__)) from error
-        self._prune(path)
+        self.tidy(step)
+        for future in self.files():
+            if future > path:
+                future.unlink()
         return path
 
     def newest(self) -> dict[str, Any] | None:
@@ -98,8 +101,15 @@ class Checkpoints:
             raise UserError(f"{self.folder}: all {len(files)} checkpoints are damaged; start again elsewhere")
         return None
 
-    def _mark_best(self, path: Path) -> None:
-        """Keep a checkpoint as the best one."""
+    def mark_best(self, step: int) -> None:
+        """Keep the checkpoint of a step as the best one, whatever was the best before.
+
+        Raises:
+            OSError: the folder cannot be written
+        """
+        path = self._path(step)
+        if self.best.exists() and path.samefile(self.best):  # renaming one link to another would do nothing
+            return
         temporary = self.best.with_name(self.best.name + TEMPORARY_SUFFIX)
         try:
             os.link(path, temporary)
@@ -107,18 +117,20 @@ class Checkpoints:
             shutil.copyfile(path, temporary)
         replace_durably(temporary, self.best)
 
-    def _sweep(self) -> None:
-        """Delete what a killed process left half written."""
+    def _path(self, step: int) -> Path:
+        """Return the file of the checkpoint after a step."""
+        return self.folder / f"step_{step:09d}.pt"
+
+    def tidy(self, step: int) -> None:
+        """Delete what a killed process left half written, and what is older than the newest few up to a step.
+
+        Raises:
+            OSError: the folder cannot be written
+        """
         for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink()
-
-    def _prune(self, newest: Path) -> None:
-        """Delete what is older than the newest few, and what is newer than the newest."""
-        up_to_newest = [path for path in self.files() if path <= newest]
-        kept = up_to_newest[-self.keep :]
-        for path in self.files():
-            if path not in kept:
-                path.unlink()
+        for old in [path for path in self.files() if path <= self._path(step)][: -self.keep]:
+            old.unlink()
 
     def _cannot_write(self, path: Path, error: OSError) -> str:
         """Return the message of a checkpoint that cannot be written."""

@@ -52,6 +52,11 @@ class Progress:
         self.finished_epochs += 1
         self.last_epoch_loss, self.epoch_loss_sum = loss, 0.0
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the epoch just finished is the best so far; never before the first one is finished."""
+        return 0 < self.best_epoch == self.finished_epochs
+
     def note_best(self, metrics: dict[str, float], criterion: Criterion | None) -> bool:
         """Return whether the epoch just finished is the best so far by its metrics, and remember it if so."""
         if criterion is None:

@@ -56,6 +56,17 @@ class Task(ABC):
         """
         return {}
 
+    def data(self) -> dict[str, int | str]:
+        """Return what tells the data apart from others, by name: a run goes on with these alone."""
+        return {}
+
+    def draws(self, epoch: int) -> bool:
+        """Return whether to draw after this epoch (from 1), the same in every process."""
+        return False
+
+    def draw(self) -> None:  # noqa: B027  most tasks have nothing to show
+        """Write pictures for people, in rank zero alone, with the whole model and after the checkpoint."""
+
     def optimizer_stepped(self, step: int) -> None:  # noqa: B027  most tasks have nothing to follow
         """Follow optimiser step number `step` (from 1): the place for a moving average of the weights."""
 

@@ -75,9 +75,13 @@ def train(
                 trainer.save()
             elif trainer.log_due:
                 trainer.read_metrics()
+            if trainer.drawing_due and received is None:
+                trainer.draw()
         if trainer.unsaved:
             trainer.save()
     trainer.parallel.finish()
+    if trainer.complete:
+        trainer.draw_curves()
     return trainer.progress.summary(interrupted=None if trainer.complete else received)
 
 
@@ -136,6 +140,7 @@ class Trainer:
         self.started = time.monotonic() - progress.seconds
         self.last_saved = time.monotonic()
         self.last_drawn = -math.inf
+        self.undrawn = False
         self.metrics.restart_clock()
         self.task.model.train()
 
@@ -143,17 +148,31 @@ class Trainer:
         """Restore the newest good checkpoint, if there is one, and rewind the log to it.
 
         Raises:
-            UserError: every checkpoint is damaged, or other processes found another one
+            UserError: every checkpoint is damaged, it was trained on other images, or other processes found
+                another one
         """
         state = self.checkpoints.newest()
         if state is not None:
+            self._require_same_data(state)
             self.parallel.load_state_dict(state, self.optimizer)
             if self.scaler.is_enabled() and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self._start(Progress(**state["progress"]))
         self._require_same_start()
+        if state is not None:
+            from_rank_zero(lambda: self._finish_saving(state))
         self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
         self.display.start_at(self.progress.step)
+
+    def _require_same_data(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with other images than those that a checkpoint was trained on."""
+        there, here = state["data"], self.task.data()
+        changed = [f"{name} {there.get(name)} there, {here.get(name)} here" for name in here | there]
+        if there != here:
+            raise UserError(
+                f"{self.run.path}: its checkpoints were trained on other images than those it lists now "
+                f"({'; '.join(changed)}). Bring the former list back, or start anew in another --out"
+            )
 
     def _require_same_start(self) -> None:
         """Refuse to go on where the processes see different checkpoints."""
@@ -200,7 +219,7 @@ class Trainer:
         self.progress.add_losses(self.metrics.read())
 
     def finish_epoch(self) -> None:
-        """Evaluate, log the epoch, redraw the curves, and save if it is time."""
+        """Evaluate, log the epoch, and save if it is time; whatever is drawn can wait until that is safe."""
         self.read_metrics()
         progress, epoch = self.progress, self.progress.finished_epochs + 1
         loss = progress.epoch_loss_sum / self.task.steps_per_epoch
@@ -210,13 +229,24 @@ class Trainer:
         self.loggers.log({"step": progress.step, "epoch": epoch, "epoch_loss": loss, **metrics})
         progress.finish_epoch(loss)
         better = progress.note_best({"loss": loss, **metrics}, self.best)
-        if self.complete or time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
-            self._draw_curves()
         if better or self.complete or epoch % self.config.loop.save_every == 0:
             self.save(best=better)
+        self.undrawn = True
         self.metrics.restart_clock()
 
-    def _draw_curves(self) -> None:
+    def draw(self) -> None:
+        """Draw what the log holds, not too often, and what the task shows of this epoch."""
+        self.undrawn = False
+        if time.monotonic() - self.last_drawn > SECONDS_BETWEEN_CURVES:
+            self.draw_curves()
+        if self.task.draws(self.progress.finished_epochs):
+            with self.parallel.whole_model(), torch.no_grad(), autocast(self.precision, self.device):
+                if current_world().is_rank_zero:
+                    self.task.draw()
+            self.task.model.train()
+        self.metrics.restart_clock()
+
+    def draw_curves(self) -> None:
         """Draw what the log holds, in rank zero."""
         if current_world().is_rank_zero:
             draw_curves(self.run.records(), self.run.curves, self.best[0] if self.best else "loss")
@@ -230,6 +260,7 @@ class Trainer:
             **self.parallel.state_dict(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
+            "data": self.task.data(),
         }
         from_rank_zero(lambda: self._write(state, best))
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
@@ -240,6 +271,17 @@ class Trainer:
         """Write a state as a checkpoint, and whatever the task makes of it."""
         self.checkpoints.save(state, self.progress.step, best)
         self.task.saved(state, best)
+
+    def _finish_saving(self, state: dict[str, Any]) -> None:
+        """Do what follows a checkpoint once more: a kill may have come before its end.
+
+        Args:
+            state: of the checkpoint that the run goes on from
+        """
+        self.checkpoints.tidy(self.progress.step)
+        if self.progress.is_best and self.at_start_of_epoch:
+            self.checkpoints.mark_best(self.progress.step)
+            self.task.saved(state, best=True)
 
     @property
     def complete(self) -> bool:
@@ -254,6 +296,11 @@ class Trainer:
         return self.progress.step == (self.progress.finished_epochs + 1) * self.task.steps_per_epoch
 
     @property
+    def at_start_of_epoch(self) -> bool:
+        """Whether no step has been taken since the last epoch was evaluated."""
+        return self.progress.step == self.progress.finished_epochs * self.task.steps_per_epoch
+
+    @property
     def log_due(self) -> bool:
         """Whether it is time for a line of the log."""
         return len(self.metrics) >= self.config.loop.log_every
@@ -263,6 +310,11 @@ class Trainer:
         """Whether it is time for a checkpoint in the middle of an epoch."""
         minutes = self.config.loop.save_minutes
         return minutes > 0 and time.monotonic() - self.last_saved >= 60 * minutes
+
+    @property
+    def drawing_due(self) -> bool:
+        """Whether an epoch was finished that is not drawn; the last one is, when all is done."""
+        return self.undrawn and not self.complete
 
     @property
     def unsaved(self) -> bool:

@@ -14,7 +14,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
-from fcmae.data.index import load_lists
+from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.sources import SourceOptions, open_source
@@ -38,7 +38,7 @@ NUM_PICTURES = 8
 
 
 def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
-    """Run, or go on with, a pre-training to its end; then export the encoder and the last pictures.
+    """Run, or go on with, a pre-training to its end; then export the encoder and draw the last pictures.
 
     Args:
         config: the settings
@@ -52,7 +52,9 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
     task = PretrainTask(config, run, device)
     summary = train(task, config, device=device, run=run)
     if current_world().is_rank_zero:
-        task.write_results()
+        task.write_encoder()
+        if summary.interrupted is None:  # else whoever stopped it waits
+            task.draw_reconstructions()
     return summary
 
 
@@ -73,12 +75,14 @@ class PretrainTask(Task):
         self.mean, self.std = channel_statistics(
             config.network.in_chans, config.images.mean, config.images.std
         )
+        lists = load_lists(run.images)
+        self.listed = describe_lists(lists)
         options = SourceOptions(
             config.network.in_chans,
             self.model.image_size[0],
             config.images.value_range,
             config.data_root,
-            lists=load_lists(run.images),
+            lists=lists,
         )
         self.source = open_source(config.data, options)
         augment = random_crop_flip(
@@ -129,22 +133,33 @@ class PretrainTask(Task):
         return [self.source.name(index) for index in batch.source_index.tolist()]
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        if epoch % self.config.pictures_every == 0 and current_world().is_rank_zero:
-            self.write_results()
         self.broken.gather()
         metrics: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
         if self.probe is not None and epoch % self.config.probe_every == 0:
             metrics["knn"] = self.probe.accuracy(self.model)
         return metrics
 
-    def write_results(self) -> None:
-        """Draw reconstructions of the same few images under the same masks, and export the encoder."""
+    def data(self) -> dict[str, int | str]:
+        return self.listed
+
+    def draws(self, epoch: int) -> bool:
+        return epoch % self.config.pictures_every == 0
+
+    def draw(self) -> None:
+        self.write_encoder()
+        self.draw_reconstructions()
+
+    def write_encoder(self) -> None:
+        """Export the encoder as it is now."""
+        card = encoder_card(self.config, self.model.image_size, self.mean, self.std)
+        save_weights(self.run.encoder, self.model.encoder.state_dict(), card)
+
+    def draw_reconstructions(self) -> None:
+        """Draw reconstructions of the same few images under the same masks."""
         centred = ImageDataset(self.source, resize_center_crop(self.model.image_size), self.config.seed)
         images = few_images(centred, NUM_PICTURES)
         generator = torch.Generator().manual_seed(self.config.seed)
         draw_reconstructions(self.model, images, self.mean, self.std, self.run.reconstructions, generator)
-        card = encoder_card(self.config, self.model.image_size, self.mean, self.std)
-        save_weights(self.run.encoder, self.model.encoder.state_dict(), card)
 
 
 def encoder_card(

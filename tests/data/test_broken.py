@@ -31,6 +31,15 @@ def test_each_image_is_listed_once_and_again_by_nobody(tmp_path: Path) -> None:
     assert count_broken(tmp_path / "nothing.txt", tmp_path / "no_list.npz") == ""
 
 
+def test_the_line_of_a_killed_process_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "broken.txt"
+    path.write_text("image 3\tcut short\nimage 5\tem")
+    broken = BrokenList(path)
+    assert len(broken) == 1
+    broken.add(SOURCE, [(3, "cut short"), (5, "empty")])
+    assert path.read_text() == "image 3\tcut short\nimage 5\tempty\n"
+
+
 def test_names_that_are_not_utf8_are_listed_once_byte_for_byte(tmp_path: Path) -> None:
     name = b"caf\xe9.jpg"  # Latin-1
     index = ImageIndex(tmp_path, np.frombuffer(name, np.uint8), np.array([0, len(name)]))

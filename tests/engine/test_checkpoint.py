@@ -160,6 +160,16 @@ def test_what_a_killed_process_left_is_swept(checkpoints: Checkpoints) -> None:
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step_000000001.pt"]
 
 
+def test_what_a_process_killed_while_tidying_left_is_swept_later(checkpoints: Checkpoints) -> None:
+    for step in range(1, 4):
+        checkpoints.save(state(step), step)
+    (checkpoints.folder / "step_000000001.pt").hardlink_to(checkpoints.files()[0])
+    (checkpoints.folder / "best.pt.tmp").hardlink_to(checkpoints.files()[0])
+    checkpoints.tidy(3)
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["step_000000002.pt", "step_000000003.pt"]
+
+
 def test_keeping_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loop\.keep is 0"):
         Checkpoints(tmp_path, keep=0)

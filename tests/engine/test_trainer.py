@@ -129,6 +129,36 @@ def test_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, whole: Path) 
     assert steps == sorted(set(steps))
 
 
+def test_a_best_epoch_whose_run_was_killed_before_it_was_kept_as_such_is_kept(tmp_path: Path) -> None:
+    class Improving(ToyTask):
+        def evaluate(self, epoch: int) -> dict[str, float]:
+            return {"score": float(epoch)}
+
+    run_toy(tmp_path, Improving(), best=("score", "max"))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    former, last = checkpoints.files()
+    assert checkpoints.best.samefile(last)
+    checkpoints.best.unlink()
+    checkpoints.best.hardlink_to(former)
+    run_toy(tmp_path, Improving(), best=("score", "max"))
+    assert checkpoints.best.samefile(last)
+
+
+def test_other_images_than_those_of_the_checkpoints_are_refused(tmp_path: Path) -> None:
+    class Listed(ToyTask):
+        def __init__(self, images: int, **options: Any) -> None:
+            super().__init__(**options)
+            self.images = images
+
+        def data(self) -> dict[str, int | str]:
+            return {"images": self.images}
+
+    run_toy(tmp_path, Listed(60, signal_after=(7, signal.SIGTERM)))
+    with pytest.raises(UserError, match=r"images 60 there, 36 here.*another --out"):
+        run_toy(tmp_path, Listed(36))
+    assert run_toy(tmp_path, Listed(60)).steps == TOTAL
+
+
 def test_complete_run_returns_at_once(tmp_path: Path) -> None:
     first = run_toy(tmp_path, ToyTask())
     task = ToyTask()
