@@ -23,6 +23,14 @@ from fcmae.models.mask import Mask
 from fcmae.pretraining.masking import patchify, random_mask, unpatchify
 
 
+class PointwiseConv(nn.Conv2d):
+    """A convolution of one by one, the gradient of whose weight has the weight's strides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, H, W) to (B, C', H, W)."""
+        return F.conv2d(x, as_stored(self.weight), self.bias)
+
+
 class FCMAE(nn.Module):
     """A sparse encoder, a light dense decoder, and the loss on hidden patches.
 
@@ -68,10 +76,10 @@ class FCMAE(nn.Module):
         self.image_size = (self.grid[0] * self.patch_size, self.grid[1] * self.patch_size)
         self.num_visible = count_visible(self.grid[0] * self.grid[1], mask_ratio)
 
-        self.proj = nn.Conv2d(known.num_features, decoder_dim, kernel_size=1)
+        self.proj = PointwiseConv(known.num_features, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
         self.decoder = nn.ModuleList(Block(decoder_dim) for _ in range(decoder_depth))
-        self.pred = nn.Conv2d(decoder_dim, self.patch_size**2 * self.in_chans, kernel_size=1)
+        self.pred = PointwiseConv(decoder_dim, self.patch_size**2 * self.in_chans, kernel_size=1)
         for module in (self.proj, self.decoder, self.pred):
             module.apply(init_weights)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -146,13 +154,14 @@ class FCMAE(nn.Module):
             encoded: the encoder's map
             hidden: (B, L), not zero where a patch is hidden
         """
-        x = F.conv2d(encoded, as_stored(self.proj.weight), self.proj.bias)
+        x = self.proj(encoded)
         is_hidden = hidden.view(-1, 1, *self.grid) != 0
         layout = DenseLayout()
         x = layout.enter(torch.where(is_hidden, self.mask_token.to(x.dtype), x))
         for block in self.decoder:
             x = block(x, layout)
-        return F.conv2d(layout.to_map(x), as_stored(self.pred.weight), self.pred.bias)
+        prediction: Tensor = self.pred(layout.to_map(x))
+        return prediction
 
     def loss(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
         """Return the mean squared error on hidden patches, (), in float32 or better.
