@@ -26,4 +26,5 @@ def test_what_cannot_be_drawn(
 
 
 def test_help_says_what_a_reconstruction_takes_from_the_original(capsys: pytest.CaptureFixture[str]) -> None:
-    assert squeezed("each hidden patch its own mean and standard deviation") in squeezed(help_of(capsys, "reconstruct"))
+    told = squeezed(help_of(capsys, "reconstruct"))
+    assert squeezed("each hidden patch its own mean and standard deviation") in told
