@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fcmae.core.errors import UserError
-from fcmae.core.files import write_atomically
+from fcmae.core.files import is_intact, write_atomically
 from fcmae.models.card import Card, find_weights, read_card
 
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
@@ -57,6 +57,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
     if file.suffix != ".safetensors":
         wrappers = (AVERAGED, *WRAPPERS) if card is not None and card.averaged else WRAPPERS
         try:
+            if is_intact(file) is False:
+                raise UserError("is damaged (its bytes are not those of its seal)")
             return _read_torch(file, wrappers), card
         except UserError as error:
             raise UserError(f"{path}: {error}") from error

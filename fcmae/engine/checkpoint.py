@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.core.errors import UserError
-from fcmae.core.files import TEMPORARY_SUFFIX, replace_durably, write_atomically
+from fcmae.core.files import TEMPORARY_SUFFIX, is_intact, replace_durably, seal, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Checkpoints:
             self.tidy(step)
             with write_atomically(path) as file:
                 torch.save(state, file)
+                seal(file)
             if best:
                 self.mark_best(step)
         except OSError as error:
@@ -147,8 +148,8 @@ class Checkpoints:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, after checking that every byte is as it was written.
 
-    torch.load does not compare the checksums that torch.save writes; the zip module does. Nothing but plain
-    data is unpickled.
+    torch.load does not compare the checksums that torch.save writes, and these leave out parts of the file: a
+    seal covers all of it. Nothing but plain data is unpickled.
 
     Raises:
         UserError: the file is absent, damaged or not a checkpoint
@@ -156,10 +157,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch  # here, so that a folder can be looked through before that takes seconds
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{path}: damaged checkpoint (wrong checksum in {damaged})")
+        if not is_intact(path):
+            raise UserError(f"{path}: damaged, or not a checkpoint (its bytes are not those of its seal)")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None

@@ -13,6 +13,7 @@ import torch
 
 from fcmae.core.errors import UserError
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
+from fcmae.models.storage import read_tensors
 
 
 def state(value: float) -> dict[str, Any]:
@@ -79,6 +80,28 @@ def test_one_flipped_bit_falls_back_and_says_so(
     assert loaded is not None
     assert loaded["progress"] == {"step": 1}
     assert "step_000000002.pt: damaged" in caplog.text
+
+
+def test_no_single_flipped_bit_is_read(tmp_path: Path) -> None:
+    """All bits of the smallest checkpoint: nothing but an error that names it, whatever it hits."""
+    small = {"model": {"weight": torch.ones(2)}, "progress": {"step": 1}}
+    path = Checkpoints(tmp_path, keep=1).save(small, 1)
+    content = path.read_bytes()
+    assert load_checkpoint(path)["model"]["weight"].tolist() == [1, 1]
+    for position in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=path.name):
+            load_checkpoint(path)
+
+
+def test_a_damaged_checkpoint_gives_no_weights(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, keep=1).save(state(2), 1)
+    assert torch.equal(read_tensors(path)[0]["weight"], state(2)["model"]["weight"])
+    flip_byte_of_weights(path)
+    with pytest.raises(UserError, match="damaged"):
+        read_tensors(path)
 
 
 def test_truncated_file_falls_back(checkpoints: Checkpoints) -> None:
