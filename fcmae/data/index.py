@@ -8,22 +8,31 @@ import time
 import zipfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.data.suffixes import CONVERT, SUFFIXES, TIFF_STARTS, UNREAD, find_format
+from fcmae.data.scan import walk
+from fcmae.data.suffixes import (
+    CONVERT,
+    SUFFIXES,
+    TIFF_STARTS,
+    UNREAD,
+    find_format,
+    pillow_formats,
+)
 
 logger = logging.getLogger(__name__)
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
+KINDS_TOLD = 8  # of files that were passed over
 CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
 
 
@@ -47,7 +56,7 @@ class ImageIndex:
             root: folder that the paths are relative to
             names: uint8, all paths end to end
             offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
-            passed_over: how many images a scan met that are not read, by suffix
+            passed_over: how many files a scan met that are not read, by suffix, and links that lead nowhere
         """
         self.root, self.names, self.offsets = Path(root), names, offsets
         self.passed_over = passed_over or {}
@@ -57,7 +66,7 @@ class ImageIndex:
         """List the images below a folder, or take the list from the cache where no folder has changed.
 
         Hidden files and folders are left out. Links are followed; a folder reached twice is listed once.
-        Images that are not read are counted in a warning.
+        Files without a suffix are what their first bytes say. What is passed over is counted and told.
 
         Args:
             root: any tree of folders
@@ -66,18 +75,21 @@ class ImageIndex:
             UserError: the folder is missing, is a file, cannot be read, or holds no image
         """
         root = Path(root).expanduser().absolute()
-        _check_folder(root)
+        check_folder(root)
         index = _read_cache(root)
         if index is None:
             index = _scan(root)
-        passed_over = ", ".join(f"{count} {suffix}" for suffix, count in index.passed_over.items())
+        found = _count_kinds(index.passed_over)
+        remedy = f"; {CONVERT} to have them read" if set(index.passed_over) & set(UNREAD) else ""
         if len(index) == 0:
-            remedy = f"; {CONVERT} ({passed_over})" if passed_over else ""
             raise UserError(
-                f"{root} holds no image: looked in all its folders for {' '.join(SUFFIXES)}{remedy}"
+                f"{root} holds no image: looked in all its folders for {' '.join(SUFFIXES)} and found "
+                f"{found or 'no file'}{remedy}"
             )
-        if passed_over and current_world().is_rank_zero:
-            logger.warning("%s: passed over %s; %s to have them read", root, passed_over, CONVERT)
+        if found and current_world().is_rank_zero:
+            logger.log(
+                logging.WARNING if remedy else logging.INFO, "%s: passed over %s%s", root, found, remedy
+            )
         return index
 
     def check_headers(self, tries: int = 32) -> None:
@@ -172,15 +184,32 @@ def describe_lists(lists: list[ImageIndex]) -> dict[str, int | str]:
 _NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
-def _check_folder(root: Path) -> None:
-    """Refuse what is no folder, and say what to give instead."""
-    if root.is_dir():
-        return
-    if not root.exists():
+def check_folder(root: Path) -> None:
+    """Refuse what is no folder, and say what to give instead.
+
+    Raises:
+        UserError: it is missing, a file, or a name that no folder can have
+    """
+    try:
+        if root.is_dir():
+            return
+        exists = root.exists()
+    except OSError as error:  # names that are too long
+        raise UserError(f"{root} cannot be looked into ({error.strerror}): give a folder of images") from None
+    if not exists:
         raise UserError(f"{root} does not exist: give a folder of images")
     if root.suffix.lower() in ARCHIVES:
         raise UserError(f"{root} is an archive: unpack it and give the folder")
     raise UserError(f"{root} is a file: give the folder of images that it lies in")
+
+
+def _count_kinds(passed_over: dict[str, int]) -> str:
+    """Say how many files were passed over of each kind, the most frequent ones first."""
+    kinds = sorted(passed_over.items(), key=lambda item: -item[1])
+    told = [f"{count} {kind}" for kind, count in kinds[:KINDS_TOLD]]
+    if len(kinds) > KINDS_TOLD:
+        told.append(f"{sum(count for _, count in kinds[KINDS_TOLD:])} of other kinds")
+    return ", ".join(told)
 
 
 def _has_header(path: Path) -> bool:
@@ -192,9 +221,10 @@ def _has_header(path: Path) -> bool:
             if known.read is not None:
                 return bool(start) and start.startswith(known.magic)
             if start not in TIFF_STARTS:
-                Image.open(file).close()
+                file.seek(0)
+                Image.open(file, formats=pillow_formats()).close()
         return True
-    except (OSError, ValueError, EOFError):
+    except Exception:  # damaged files make decoders raise nearly anything
         return False
 
 
@@ -219,8 +249,8 @@ def _scan(root: Path) -> ImageIndex:
     with Progress(
         SpinnerColumn(), count, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(str(root), total=None)
-        for name in _walk(root, "", folders, set(), passed_over):
+        task = bar.add_task(escape(str(root)), total=None)
+        for name in walk(root, folders, passed_over):
             names += os.fsencode(name)
             offsets.append(len(names))
             if len(offsets) % 1000 == 0:
@@ -229,35 +259,6 @@ def _scan(root: Path) -> ImageIndex:
     if max(folders.values()) < started - CLOCK_STEP_NS:  # a later change would show in the time stamps
         _write_cache(index, folders)
     return index
-
-
-def _walk(
-    root: Path, folder: str, folders: dict[str, int], seen: set[tuple[int, int]], passed_over: Counter[str]
-) -> Iterator[str]:
-    """Yield the images below root/folder; note each folder's time of change, and its identity in `seen`.
-
-    Images that are not read are counted in `passed_over`.
-    """
-    try:
-        status = os.stat(root / folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        folders[folder] = status.st_mtime_ns
-        with os.scandir(root / folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{root / folder} cannot be listed ({error.strerror}): make it readable") from None
-    read = tuple(SUFFIXES)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(root, f"{folder}{entry.name}/", folders, seen, passed_over)
-        elif entry.name.lower().endswith(read) and entry.is_file():
-            yield folder + entry.name
-        elif entry.name.lower().endswith(UNREAD):
-            passed_over[Path(entry.name).suffix.lower()] += 1
 
 
 def _cache_file(root: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
-from fcmae.data.suffixes import find_format
+from fcmae.data.suffixes import TIFF_STARTS, find_format
 
 TRIES = 8
 USED = 0.25  # fraction of the range of 16-bit values below which an image would lose what it shows
@@ -57,6 +57,8 @@ def _may_be_deep(path: Path) -> bool:
         return True
     with suppress(OSError), path.open("rb") as file:
         header = file.read(25)
+        if header.startswith(TIFF_STARTS):  # whatever its name
+            return True
         return header.startswith(_PNG) and header[24:] == b"\x10"
     return False
 

@@ -76,6 +76,10 @@ JPEG, TIFF = ImageFormat("JPEG"), ImageFormat(TiffImageFile.format, deep=True)
 SUFFIXES: dict[str, ImageFormat] = {
     ".jpg": JPEG,
     ".jpeg": JPEG,
+    ".jpe": JPEG,
+    ".jfif": JPEG,
+    ".pjpeg": JPEG,
+    ".pjp": JPEG,
     ".png": ImageFormat("PNG"),
     ".webp": ImageFormat(WebPImageFile.format),
     ".bmp": ImageFormat("BMP"),
@@ -100,6 +104,14 @@ def find_format(path: Path) -> ImageFormat:
     """Return how a file is read: by the longest suffix that fits, or else as a picture of any kind."""
     name = path.name.lower()
     return SUFFIXES[max(filter(name.endswith, SUFFIXES), key=len, default=".jpg")]
+
+
+def looks_like_picture(start: bytes) -> bool:
+    """Tell by its first 12 bytes whether a file, whatever its name, is a picture that is read."""
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *TIFF_STARTS)):
+        return True
+    is_webp = start.startswith(b"RIFF") and start[8:] == b"WEBP"
+    return is_webp or (start.startswith(b"BM") and start[6:10] == bytes(4))  # BMP's reserved bytes
 
 
 def pillow_formats() -> tuple[str, ...]:

@@ -113,12 +113,12 @@ def test_images_that_are_not_read_are_counted(
     age(root)
     assert paths(ImageIndex.scan(root)) == ["1.jpg"]
     (warning,) = caplog.messages
-    assert warning.startswith(f"{root}: passed over 2 .heic, 1 .gif; convert them to JPEG, PNG")
+    assert warning.startswith(f"{root}: passed over 2 .heic, 1 .gif, 1 .txt; convert them to JPEG, PNG")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", None)  # nothing is listed any more
-        assert ImageIndex.scan(root).passed_over == {".heic": 2, ".gif": 1}
+        assert ImageIndex.scan(root).passed_over == {".heic": 2, ".gif": 1, ".txt": 1}
     (root / "1.jpg").unlink()
-    with pytest.raises(UserError, match=r"no image: .*convert them to .* \(2 .heic, 1 .gif\)"):
+    with pytest.raises(UserError, match=r"no image: .* found 2 .heic, 1 .gif, 1 .txt; convert them to"):
         ImageIndex.scan(root)
 
 
@@ -166,7 +166,8 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path: Path) -> None:
         "missing": "missing does not exist",
         "file.jpg": "file.jpg is a file",
         "images.tar": "images.tar is an archive: unpack it",
-        "empty": r"empty holds no image: .*\.jpg .*\.npy",
+        "empty": r"empty holds no image: .*\.jpg .*\.npy .*and found 1 \.txt$",
+        "n" * 5000: "cannot be looked into",
     }.items():
         with pytest.raises(UserError, match=message):
             ImageIndex.scan(tmp_path / name)

@@ -1,5 +1,6 @@
 """Data in a folder of image files: any tree, one folder for each class, or train/ and val/ of those."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ class FolderOpener(Opener):
 
     @property
     def name(self) -> str:
-        return Path(self.spec).resolve().name
+        return os.path.basename(os.path.realpath(self.spec))  # a Path refuses loops of links
 
     def list_images(self) -> list[ImageIndex]:
         index = ImageIndex.scan(self.spec)
@@ -38,8 +39,8 @@ class FolderOpener(Opener):
         """Compare folders with those that the run's lists were made from, wherever it was started."""
         if not isinstance(other, FolderOpener):
             return False
-        asked = Path(other.spec).expanduser().resolve()
-        roots = [index.root.resolve() for index in lists] or [Path(self.spec).expanduser().resolve()]
+        asked = _real(other.spec)
+        roots = [_real(index.root) for index in lists] or [_real(self.spec)]
         train, val = roots[0], roots[-1]
         return asked == val or (train != val and asked == val.parent)  # train/ and val/ in one folder
 
@@ -57,6 +58,11 @@ class FolderOpener(Opener):
 
     def open_validation(self, options: SourceOptions) -> "Labelled":
         return open_classes(find_val_classes(self.spec), options)
+
+
+def _real(path: str | Path) -> Path:
+    """Follow the links of a path, as far as they lead somewhere."""
+    return Path(os.path.realpath(Path(path).expanduser()))
 
 
 def open_files(index: ImageIndex, options: SourceOptions) -> "FolderSource":
