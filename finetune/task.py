@@ -117,7 +117,7 @@ class FinetuneTask(Task):
             accumulation_steps=self.config.optim.accumulation_steps,
             weights=weights,
         )
-        return Loader(self.dataset, sampler, self.workers, self.device)
+        return Loader(self.dataset, sampler, self.workers, self.device, self.config.images.max_broken)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.train_data.source, batch.broken)

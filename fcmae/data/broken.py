@@ -6,13 +6,12 @@ from fcmae.core.distributed import current_world, gather_lists
 from fcmae.data.images import ImageSource
 from fcmae.data.index import ImageIndex
 
-UNDECODED = "surrogateescape"  # how os.fsdecode writes bytes of a name that are not UTF-8
-
 
 class BrokenList:
-    """Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
+    r"""Broken images, one a line in a text file: name, tab, reason. It goes on from what the file holds.
 
-    Rank zero writes at once what it meets, and what the others have met when all `gather`.
+    Names are the bytes that the file system knows, with \t, \n, \r and \\ for what a line cannot hold. Rank
+    zero writes at once what it meets, and what the others have met when all `gather`.
 
     Args:
         path: the file; made when the first broken image is met
@@ -22,9 +21,9 @@ class BrokenList:
         self.path = path
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]  # without the line that a killed process was writing
-        self.names = {line.partition("\t")[0] for line in whole.decode("utf-8", UNDECODED).splitlines()}
+        self.names = {line.partition(b"\t")[0] for line in whole.split(b"\n")[:-1]}
         self._size = len(whole)
-        self._unsent: list[tuple[str, str]] = []
+        self._unsent: list[tuple[bytes, bytes]] = []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -36,7 +35,7 @@ class BrokenList:
             source: what they were read from
             broken: (index, reason) of each
         """
-        self._note([(source.name(index), reason) for index, reason in broken])
+        self._note([(_encode(source.name(index)), _encode(reason)) for index, reason in broken])
 
     def gather(self) -> None:
         """List what all processes of the run have met; each of them calls this."""
@@ -44,16 +43,25 @@ class BrokenList:
         self._note(everything)
         self._unsent = []
 
-    def _note(self, broken: list[tuple[str, str]]) -> None:
+    def _note(self, broken: list[tuple[bytes, bytes]]) -> None:
         """List images by name, and keep what is new for the next gathering."""
         new = {name: reason for name, reason in broken if name not in self.names}
         self.names.update(new)
         self._unsent += new.items()
         if new and current_world().is_rank_zero:
-            lines = "".join(f"{name}\t{reason}\n" for name, reason in new.items())
             with self.path.open("ab") as file:
                 file.truncate(self._size)
-                self._size += file.write(lines.encode("utf-8", UNDECODED))
+                self._size += file.write(b"".join(b"%b\t%b\n" % line for line in new.items()))
+
+
+def _encode(text: str) -> bytes:
+    """Return a name or a reason as a part of a line, a name's undecodable bytes as they are."""
+    for plain, escaped in (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r")):
+        text = text.replace(plain, escaped)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no name that a file system gave
+        return text.encode("utf-8", "backslashreplace")
 
 
 def count_broken(listed: Path, images: Path) -> str:

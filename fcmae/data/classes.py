@@ -1,6 +1,7 @@
 """Labels from folders: one folder of images for each class, in one tree or in train/ and val/."""
 
 import logging
+import os
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from PIL import Image
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.data.index import ImageIndex
+from fcmae.data.index import ImageIndex, check_folder
 from fcmae.data.suffixes import find_format
 
 logger = logging.getLogger(__name__)
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "test")
+# Folders of splits, in whatever case; also after "seg_", as in the Intel scenes.
+TRAIN_NAMES = ("train", "training", "trn", "seg_train")
+VAL_NAMES = ("val", "valid", "validation", "test", "testing", "seg_val", "seg_test")
+RARE_VAL_NAMES = ("eval", "dev")  # which may as well be classes, but beside a training folder
 SHOWN = 5  # classes that an error message lists
 
 
@@ -76,7 +79,7 @@ class ClassFolders:
         for name, start, end in zip(self.classes, starts, starts[1:], strict=False):
             if time.monotonic() > deadline:
                 return
-            if not any(_is_readable(self.index.path(i)) for i in range(start, end)):
+            if start < end and not any(_is_readable(self.index.path(i)) for i in range(start, end)):
                 raise UserError(
                     f"{self.index.root / name}: none of the {end - start} images of this class can be read; "
                     "mend or remove the folder"
@@ -87,20 +90,22 @@ def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[Clas
     """List training and validation images: of train/ and val/ where they are, else of one tree, in two parts.
 
     Args:
-        root: holds train/ and val/ (or test/), or the folders of the classes
+        root: holds train/ and val/ (or Training/ and Testing/ and so on), or the folders of the classes
         val_fraction: fraction of each class of a single tree that is kept for validation
         seed: of that split
 
     Raises:
-        UserError: no such folder, a single class, a class without images in one of two folders, a class whose
+        UserError: no such folder, a single class, a class to measure that is not trained on, a class whose
             images are all broken, classes of one image each
     """
     root = Path(root).expanduser()
-    train_folder, val_folder = (_subfolder(root, names) for names in (TRAIN_NAMES, VAL_NAMES))
+    check_folder(root)
+    train_folder, val_folder = _find_splits(root)
     if train_folder and val_folder:
         train, val = (ClassFolders.read(ImageIndex.scan(path)) for path in (train_folder, val_folder))
         _check_several(train)
         _check_same_classes(train, val)
+        val = ClassFolders.read(val.index, train.classes)
         train.check_readable()
         val.check_readable()
     elif train_folder or val_folder:
@@ -125,7 +130,8 @@ def find_val_classes(root: str | Path) -> ClassFolders:
         UserError: no such folder, no image, or an image outside the classes' folders
     """
     root = Path(root).expanduser()
-    return ClassFolders.read(ImageIndex.scan(_subfolder(root, VAL_NAMES) or root))
+    check_folder(root)
+    return ClassFolders.read(ImageIndex.scan(_find_splits(root)[1] or root))
 
 
 def split_by_class(
@@ -157,16 +163,29 @@ def _class_name(path: str) -> str:
     return path.partition("/")[0]
 
 
+def _find_splits(root: Path) -> tuple[Path | None, Path | None]:
+    """Return the folders of the training and of the validation images below root, where there are such."""
+    train = _subfolder(root, TRAIN_NAMES)
+    return train, _subfolder(root, VAL_NAMES if train is None else (*VAL_NAMES, *RARE_VAL_NAMES))
+
+
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first folder below root that has one of these names."""
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    """Return the first folder below root that has one of these names, in whatever case.
+
+    Where it holds nothing but a folder of its own name, as archives are unpacked, it is that one.
+    """
+    folders = {name.lower(): root / name for name in sorted(os.listdir(root), reverse=True)}
+    found = next((folders[name] for name in names if name in folders and folders[name].is_dir()), None)
+    if found is not None and os.listdir(found) == [found.name]:
+        return found / found.name
+    return found
 
 
 def _is_readable(path: Path) -> bool:
     """Tell whether an image decodes; what Pillow may know nothing of is given the benefit of the doubt."""
-    if find_format(path).may_be_deep:
-        return path.stat().st_size > 0
     try:
+        if find_format(path).may_be_deep:
+            return path.stat().st_size > 0
         with Image.open(path) as image:
             image.load()
         return True
@@ -184,14 +203,23 @@ def _check_several(data: ClassFolders) -> None:
 
 
 def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
-    """Refuse classes that only one of two folders has."""
-    for here, there in ((train, val), (val, train)):
-        missing = sorted(set(here.classes) - set(there.classes))
-        if missing:
-            raise UserError(
-                f"{there.index.root} has no image of {len(missing)} of the {len(here.classes)} classes of "
-                f"{here.index.root} ({some(missing)}): both need the same folders, with images in each"
-            )
+    """Refuse classes that are not trained on; warn of those that are not measured."""
+    unknown = sorted(set(val.classes) - set(train.classes))
+    if unknown:
+        raise UserError(
+            f"{train.index.root} has no image of {len(unknown)} of the {len(val.classes)} classes of "
+            f"{val.index.root} ({some(unknown)}): what is measured has to be trained on"
+        )
+    missing = sorted(set(train.classes) - set(val.classes))
+    if missing and current_world().is_rank_zero:
+        logger.warning(
+            "%s has no image of %d of the %d classes of %s (%s): they are trained on, but not measured",
+            val.index.root,
+            len(missing),
+            len(train.classes),
+            train.index.root,
+            some(missing),
+        )
 
 
 def _check_val_images(val: ClassFolders) -> None:

@@ -21,6 +21,7 @@ class ImagesConfig:
         vflip: mirror top to bottom with probability 1/2
         mean: per-channel mean of pixels in 0..1, by default ImageNet's for 3 channels, else 0.5
         std: per-channel standard deviation of pixels in 0..1, by default ImageNet's for 3 channels, else 0.25
+        max_broken: fraction of the images that may be broken; a run that meets more ends
         value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
     """
 
@@ -30,6 +31,7 @@ class ImagesConfig:
     vflip: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    max_broken: float = 1.0
     value_range: tuple[float, float] | None = None
 
     def check(self) -> None:
@@ -45,5 +47,9 @@ class ImagesConfig:
             )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"images.workers is {self.workers}: 0 reads in the process that trains")
+        if not 0 <= self.max_broken <= 1:
+            raise UserError(
+                f"images.max_broken is {self.max_broken}: give a fraction, 0.01 for one in a hundred"
+            )
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise UserError(f"images.value_range is {self.value_range}: the first value must be the smaller")

@@ -18,6 +18,7 @@ from fcmae.data.dataset import Batch, Item, collate
 from fcmae.data.images import NOTHING, WatchedSource
 
 logger = logging.getLogger(__name__)
+JUDGED = 200  # images after which it is judged whether too many are broken
 MAX_DEATHS = 20  # of workers; more mean that something else than a file is wrong
 
 
@@ -39,21 +40,31 @@ class Loader:
         keys: says which, a list for each batch
         workers: number of processes, of one torch thread each; 0 reads in this one
         device: on cuda, batches arrive in pinned memory
+        max_broken: fraction of images that may be broken; more than that, of 200 or more, is a UserError
     """
 
     def __init__(
-        self, dataset: WatchedDataset, keys: Iterable[list[Any]], workers: int, device: torch.device
+        self,
+        dataset: WatchedDataset,
+        keys: Iterable[list[Any]],
+        workers: int,
+        device: torch.device,
+        max_broken: float = 1.0,
     ) -> None:
         self.dataset, self.keys, self.workers, self.device = dataset, keys, workers, device
+        self.max_broken = max_broken
 
     def __iter__(self) -> Iterator[Batch]:
         waiting: deque[list[Any]] = deque()  # keys of batches that are being read
-        keys, deaths = iter(self.keys), 0
+        keys, deaths, read, broken = iter(self.keys), 0, 0, 0
         while True:
             try:
                 for batch in self._start(_hand_out(waiting, keys)):
                     waiting.popleft()
                     yield batch
+                    read, broken = read + len(batch.source_index), broken + len(batch.broken)
+                    if batch.broken and read >= JUDGED:
+                        self._check_broken(batch.broken[-1], broken, read)
                 return
             except UserError as error:  # a worker's comes with its traceback as the message
                 error.__traceback__ = None  # it would keep the workers alive
@@ -64,6 +75,15 @@ class Loader:
                     raise
                 deaths += len(dead)
                 self._tell(dead, deaths, error)
+
+    def _check_broken(self, last: tuple[int, str], broken: int, asked: int) -> None:
+        """Refuse to go on where more images are broken than may be; the last one is named."""
+        if broken > self.max_broken * asked:
+            name = self.dataset.source.name(last[0])
+            raise UserError(
+                f"{broken} of {asked} images could not be read, more than the fraction of "
+                f"{self.max_broken:g} that --images.max-broken allows; the last is {name}: {last[1]}"
+            )
 
     def _start(self, keys: Iterator[list[Any]]) -> Iterator[Batch]:
         """Start workers on these batches."""

@@ -120,7 +120,7 @@ class PretrainTask(Task):
             accumulation_steps=self.config.optim.accumulation_steps,
         )
         workers = choose_workers(self.device, self.config.images.workers)
-        return Loader(self.dataset, sampler, workers, self.device)
+        return Loader(self.dataset, sampler, workers, self.device, self.config.images.max_broken)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.source, batch.broken)

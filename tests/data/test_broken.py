@@ -48,6 +48,38 @@ def test_names_that_are_not_utf8_are_listed_once_byte_for_byte(tmp_path: Path) -
     assert (tmp_path / "broken.txt").read_bytes() == name + b"\tcut short\n"
 
 
+ODD = [
+    "tab\there.jpg",
+    "new\nline.jpg",
+    "\r.jpg",
+    "\u2028.jpg",
+    "\x85.jpg",
+    "back\\slash.jpg",
+    "\udcff.jpg",
+    "\ud800",
+]
+
+
+class Named(ArraySource):
+    """Images of odd names."""
+
+    def name(self, i: int) -> str:
+        return ODD[i]
+
+
+def test_odd_names_are_listed_once_over_resumes_on_a_line_each(tmp_path: Path) -> None:
+    source, path = Named(SOURCE.images), tmp_path / "broken.txt"
+    for _ in range(3):
+        broken = BrokenList(path)
+        for i in range(len(ODD)):
+            broken.add(source, [(i, "odd\nreason")])
+        assert len(broken) == len(ODD)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == len(path.read_bytes().split(b"\n")) - 1 == len(ODD)
+    assert lines[0] == rb"tab\there.jpg" + b"\t" + rb"odd\nreason"
+    assert count_broken(path, tmp_path / "no_list.npz").startswith(f"{len(ODD)} images")
+
+
 def meet_broken_images(rank: int, port: int, path: Path) -> None:
     """Each of two processes meets image 4 and one of its own; only rank zero may write."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")

@@ -41,6 +41,18 @@ class Deadly(ArraySource):
         return super().read(i)
 
 
+class PartlyBroken(ArraySource):
+    """Images of which each third is broken."""
+
+    def __init__(self) -> None:
+        super().__init__(IMAGES)
+
+    def read(self, i: int) -> Tensor:
+        if i % 3 == 0:
+            raise BrokenImage(Path(self.name(i)), "torn")
+        return super().read(i)
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch look for dead workers more often than every five seconds."""
@@ -86,6 +98,20 @@ def test_workers_that_die_without_end_end_the_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("fcmae.data.loader.MAX_DEATHS", 2)
     with pytest.raises(UserError, match=r"the last while it held image \d+ .*--images\.workers"):
         read_all(Deadly(set(range(20))), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_broken_images_end_the_run(workers: int) -> None:
+    dataset = ImageDataset(PartlyBroken(), noisy, seed=1)  # each third is broken
+    keys = [[(0, i % 20) for i in range(start, start + 10)] for start in range(0, 400, 10)]
+    with pytest.raises(UserError) as caught:
+        list(Loader(dataset, keys, workers, CPU, max_broken=0.2))
+    assert str(caught.value) == (
+        "70 of 200 images could not be read, more than the fraction of 0.2 that --images.max-broken allows; "
+        "the last is image 18: torn"
+    ), str(caught.value)
+    assert len(list(Loader(dataset, keys, workers, CPU, max_broken=0.5))) == 40
+    assert len(list(Loader(dataset, keys[:10], workers, CPU, max_broken=0.0))) == 10  # too few to judge
 
 
 def test_an_error_of_ones_own_is_no_death() -> None:
