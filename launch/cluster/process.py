@@ -14,7 +14,8 @@ from submitit.helpers import TorchDistributedEnvironment
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.records import note_file
 
-FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # the user's error, or the user's wish
+FINAL = (2, 128 + signal.SIGINT)  # the user's error, or the user's wish
+TERMINATED = 128 + signal.SIGTERM  # saved: the user's wish, or a preemption; the cluster knows which
 STOPPED = 128 + signal.SIGUSR2  # a signal before preemption or the time limit: saved, to be queued again
 
 
@@ -24,9 +25,9 @@ class JobProcess:
 
     How the job ended is noted in files `<job id>.<event>`, because the exit status of several processes, of
     which one may have been killed, says little: `started` has a line for each start, `stopped` is there when
-    a signal stopped the run in time, `final` when starting again is of no use (the user has to mend
-    something, or has ended the job), `failed` has a line for each failure, and `done` is there when the
-    command ended well. Here a batch script reads them, and starts the job again.
+    SIGUSR2 stopped the run in time, `terminated` when SIGTERM did, `final` when starting again is of no use
+    (the user has to mend something, or pressed Ctrl-C), `failed` has a line for each failure, and `done` is
+    there when the command ended well. Here a batch script reads them, and starts the job again.
 
     Args:
         job: what to run
@@ -59,6 +60,8 @@ class JobProcess:
             self.leave()
         if status in FINAL:
             self.note("final")
+        if status == TERMINATED:
+            self.note("terminated")
         if status == 0 and rank == 0:
             self.note("done")
         if status:

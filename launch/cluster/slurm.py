@@ -22,16 +22,36 @@ from fcmae.launch.cluster.process import JobProcess
 from fcmae.launch.cluster.records import Record
 
 ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
+# Of an earlier start of the job: what decides about this one is written by this one.
+BEGIN = """\
+job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
+note={notes}/$job
+rm -f "$note".stopped "$note".terminated "$note".final "$note".done"""
 REQUEUE = """\
 status=$?
-end={notes}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
-if [ -e $end.stopped ]; then  # saved before preemption or the time limit: as often as it takes
-  rm $end.stopped
-  scontrol requeue $SLURM_JOB_ID
-elif [ $status -ne 0 ] && [ ! -e $end.final ]; then  # it failed; scancel would have ended this script too
-  echo "exit status $status on $SLURM_JOB_NODELIST" >> $end.failed
-  [ $(wc -l < $end.failed) -le {retries} ] && scontrol requeue $SLURM_JOB_ID
+[ -e "$note".done ] && exit 0  # whatever came while the processes shut down
+again=
+shown=$(scontrol -o show job "$job")
+case $shown in
+  *JobState=CANCELLED*) exit 143 ;;
+  *PreemptTime=[0-9]*) preempted=yes ;;  # a site's signal for it may be SIGTERM, as that of scancel is
+  *) preempted= ;;
+esac
+if [ -e "$note".final ]; then
+  again=
+elif [ -e "$note".stopped ] || [ -n "$preempted" ]; then  # as often as it takes
+  again=yes
+elif [ ! -e "$note".terminated ]; then
+  echo "exit status $status on $SLURM_JOB_NODELIST" >> "$note".failed
+  [ "$(wc -l < "$note".failed)" -le {retries} ] && again=yes
 fi
+if [ -n "$again" ]; then
+  for wait in 1 5 15; do
+    scontrol requeue "$SLURM_JOB_ID" && break
+    sleep $wait
+  done
+fi
+[ $status -eq 0 ] && status=1  # not done: what waits for this job must not start
 exit $status"""
 
 
@@ -131,21 +151,28 @@ def script_options(submission: Submission) -> dict[str, Any]:
         "array_parallelism": asked.parallel,
         "dependency": None if submission.after is None else f"afterok:{submission.after}",
         "stderr_to_stdout": True,
-        "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": [*import_lines(submission.code), writable_check(submission.notes)],
-        "teardown": REQUEUE.format(
-            notes=shlex.quote(str(submission.notes)), retries=asked.retries
-        ).splitlines(),
+        "srun_args": srun_args(asked.cpus_per_task),
+        "setup": [
+            *import_lines(submission.code),
+            writable_check(submission.notes),
+            *BEGIN.format(notes=shlex.quote(str(submission.notes))).splitlines(),
+        ],
+        "teardown": REQUEUE.format(retries=asked.retries).splitlines(),
         "additional_parameters": additional,
     }
     return {key: value for key, value in options.items() if value is not None}
+
+
+def srun_args(cpus_per_task: int | None) -> list[str]:
+    """Return the arguments of srun, which does not take the number of CPUs from sbatch (22.05 and later)."""
+    return ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else [])]
 
 
 def writable_check(folder: Path) -> str:
     """Return a shell line that ends the job where its folder cannot be written."""
     quoted = shlex.quote(str(folder))
     return (
-        f'touch {quoted}/.writable || {{ echo "fcmae: error: {folder} cannot be written on $(hostname): '
+        f'touch {quoted}/.writable || {{ echo "fcmae: error:" {quoted} "cannot be written on $(hostname): '
         'choose --out on a file system that all machines share"; exit 2; }'
     )
 

@@ -56,7 +56,8 @@ def noted(folder: Path) -> dict[str, int]:
     [
         (0, 0, {"done"}),
         (2, 2, {"final"}),
-        (128 + signal.SIGTERM, 128 + signal.SIGTERM, {"final"}),
+        (128 + signal.SIGINT, 128 + signal.SIGINT, {"final"}),
+        (128 + signal.SIGTERM, 128 + signal.SIGTERM, {"terminated"}),
         (STOPPED, 0, {"stopped"}),
         (1, 1, set()),
     ],
