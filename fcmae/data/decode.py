@@ -4,6 +4,7 @@ Shapes: C channels, H W pixels.
 """
 
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -33,7 +34,12 @@ class BrokenImage(Exception):
 
 
 def read_image(
-    path: str | Path, channels: int, *, value_range: ValueRange | None = None, max_pixels: int = MAX_PIXELS
+    path: str | Path,
+    channels: int,
+    *,
+    value_range: ValueRange | None = None,
+    max_pixels: int = MAX_PIXELS,
+    content: bytes | None = None,
 ) -> Tensor:
     """Read one image file, upright by its EXIF orientation.
 
@@ -48,6 +54,7 @@ def read_image(
         value_range: values of 16-bit, integer and float images that become 0 and 255, others are clipped; by
             default the full range of 16 bits, and 0..1 of floats
         max_pixels: images of more pixels are refused before they are decoded
+        content: the bytes, where the path is only what they are called, as in an archive
 
     Returns:
         uint8 (C, H, W), in memory often channels last
@@ -57,7 +64,7 @@ def read_image(
     """
     path = Path(path)
     try:
-        return _to_tensor(_read(path, channels, max_pixels), channels, value_range)
+        return _to_tensor(_read(path, channels, max_pixels, content), channels, value_range)
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise BrokenImage(path, _reason(error)) from error
 
@@ -74,10 +81,17 @@ def read_array(path: Path, channels: int, max_pixels: int = MAX_PIXELS) -> np.nd
     return _read(path, channels, max_pixels).array
 
 
-def _read(path: Path, channels: int, max_pixels: int) -> Picture:
-    """Read a file as its suffix says, or else as a picture."""
+def _read(path: Path, channels: int, max_pixels: int, content: bytes | None = None) -> Picture:
+    """Read a file, or bytes that are called so, as its suffix says, or else as a picture."""
     read = find_format(path).read
-    return Picture(read(path, channels, max_pixels)) if read else read_picture(path, channels, max_pixels)
+    if read is None:
+        return read_picture(path, channels, max_pixels, content)
+    if content is None:
+        return Picture(read(path, channels, max_pixels))
+    with tempfile.NamedTemporaryFile(suffix=path.suffix) as file:  # what reads arrays takes files
+        file.write(content)
+        file.flush()
+        return Picture(read(Path(file.name), channels, max_pixels))
 
 
 def _reason(error: Exception) -> str:

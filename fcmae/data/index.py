@@ -8,8 +8,10 @@ import time
 import zipfile
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,6 +35,7 @@ from fcmae.data.suffixes import (
 logger = logging.getLogger(__name__)
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 KINDS_TOLD = 8  # of files that were passed over
+COLUMN = "column_"  # before the names of columns, in the file of a list
 CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
 
 
@@ -49,6 +52,8 @@ class ImageIndex:
         names: np.ndarray,
         offsets: np.ndarray,
         passed_over: dict[str, int] | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Take the arrays; `ImageIndex.scan` and `ImageIndex.load` make them.
 
@@ -57,9 +62,12 @@ class ImageIndex:
             names: uint8, all paths end to end
             offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
             passed_over: how many files a scan met that are not read, by suffix, and links that lead nowhere
+            columns: what a kind of data keeps of each image beside its path, as a label: n numbers each
+            notes: what it keeps of all of them, as the names of the classes: whatever JSON can hold
         """
         self.root, self.names, self.offsets = Path(root), names, offsets
         self.passed_over = passed_over or {}
+        self.columns, self.notes = dict(columns or {}), dict(notes or {})
 
     @classmethod
     def scan(cls, root: str | Path) -> "ImageIndex":
@@ -112,7 +120,10 @@ class ImageIndex:
     def save(self, path: str | Path) -> None:
         """Write the list to a .npz file."""
         with write_atomically(Path(path)) as file:
-            np.savez(file, root=np.array(str(self.root)), names=self.names, offsets=self.offsets)
+            columns = {COLUMN + name: column for name, column in self.columns.items()}
+            notes = np.array(json.dumps(self.notes))
+            root = np.array(str(self.root))
+            np.savez(file, root=root, names=self.names, offsets=self.offsets, notes=notes, **columns)
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageIndex":
@@ -123,7 +134,12 @@ class ImageIndex:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return _checked(cls(str(file["root"]), file["names"], file["offsets"]))
+                columns = {
+                    name.removeprefix(COLUMN): file[name] for name in file.files if name.startswith(COLUMN)
+                }
+                notes = json.loads(str(file["notes"])) if "notes" in file else {}
+                root = str(file["root"])
+                return _checked(cls(root, file["names"], file["offsets"], columns=columns, notes=notes))
         except _NOT_AN_INDEX as error:
             raise UserError(f"{path} is no list of images ({error}): delete it to scan anew") from None
 
@@ -151,7 +167,9 @@ class ImageIndex:
         kept[numbers] = True
         sizes = np.diff(self.offsets)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])])
-        return ImageIndex(self.root, self.names[np.repeat(kept, sizes)], offsets)
+        columns = {name: column[kept] for name, column in self.columns.items()}
+        names = self.names[np.repeat(kept, sizes)]
+        return ImageIndex(self.root, names, offsets, columns=columns, notes=self.notes)
 
     def digest(self) -> str:
         """Return a hash of the relative paths and their order, the same on every machine."""
@@ -235,6 +253,8 @@ def _checked(index: ImageIndex) -> ImageIndex:
         raise ValueError("arrays of another type")
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(names) or (np.diff(offsets) <= 0).any():
         raise ValueError("arrays that do not fit together")
+    if any(column.shape != (len(index),) for column in index.columns.values()):
+        raise ValueError("columns that do not fit the paths")
     return index
 
 

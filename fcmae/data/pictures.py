@@ -59,23 +59,27 @@ class Picture:
     white_is_zero: bool = False
 
 
-def read_picture(path: Path, channels: int, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(
+    path: Path, channels: int, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> Picture:
     """Decode a file, of whatever kind its bytes are.
 
     Args:
         path: the file
         channels: that are wanted; 8-bit pictures are converted to 1 (grey), 3 (RGB) or 4 (RGBA)
         max_pixels: images of more pixels are refused before they are decoded
+        content: the bytes, where the path is only what they are called
 
     Raises:
         Exception: whatever the decoder of a damaged file raises
     """
-    with path.open("rb") as file, _muted(), warnings.catch_warnings():
+    opened: BinaryIO = path.open("rb") if content is None else io.BytesIO(content)
+    with opened as file, _muted(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if file.read(4) in TIFF_STARTS:  # may be larger than memory
-            return _read_tiff(path, file, channels, max_pixels)
+            return _read_tiff(file, channels, max_pixels)
         file.seek(0)
-        data = np.fromfile(file, np.uint8)
+        data = np.fromfile(file, np.uint8) if content is None else np.frombuffer(content, np.uint8)
         if channels in (1, 3):
             picture = _read_jpeg(data, channels, max_pixels)
             if picture is not None:
@@ -226,10 +230,10 @@ def _read_deep_png(file: BinaryIO, image: Image.Image) -> Picture:
     return Picture(_upright(array, _orientation(upper)), colour=True, alpha=upper.mode == "RGBA")
 
 
-def _read_tiff(path: Path, file: BinaryIO, channels: int, max_pixels: int) -> Picture:
+def _read_tiff(file: BinaryIO, channels: int, max_pixels: int) -> Picture:
     """Read a TIFF: its first page, or its samples or grey pages as channels."""
     picture = _read_tiff_with_pillow(file, channels, max_pixels)
-    return picture or _read_with_tifffile(path, channels, max_pixels)
+    return picture or _read_with_tifffile(file, channels, max_pixels)
 
 
 def _read_tiff_with_pillow(file: BinaryIO, channels: int, max_pixels: int) -> Picture | None:
@@ -267,14 +271,15 @@ def _read_page(image: Image.Image, page: int, max_pixels: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _read_with_tifffile(path: Path, channels: int, max_pixels: int) -> Picture:
+def _read_with_tifffile(file: BinaryIO, channels: int, max_pixels: int) -> Picture:
     """Read a TIFF's first series (H, W) or (H, W, C)."""
     try:
         import tifffile
     except ImportError:
         raise ValueError("this kind of TIFF needs tifffile: pip install tifffile") from None
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it reports what it then raises
-    with tifffile.TiffFile(path) as tiff:
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         page, sides = series.keyframe, (series.axes.index("Y"), series.axes.index("X"))
         check_size((series.shape[sides[1]], series.shape[sides[0]]), max_pixels)

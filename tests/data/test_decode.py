@@ -353,3 +353,12 @@ def test_reasons_are_words_and_decoders_do_not_complain_beside_them(
     assert reasons[1:] == ["no such file or directory", "is a directory"]
     assert not any("0x" in reason or "Errno" in reason for reason in reasons)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".npy"])
+def test_bytes_are_read_as_the_file_that_holds_them(tmp_path: Path, suffix: str) -> None:
+    path, array = tmp_path / f"image{suffix}", np.arange(1200, dtype=np.uint8).reshape(20, 20, 3)
+    np.save(path, array) if suffix == ".npy" else Image.fromarray(array).save(path)
+    expected, content = read_image(path, 3), path.read_bytes()
+    path.unlink()
+    assert torch.equal(read_image(path, 3, content=content), expected)

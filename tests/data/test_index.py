@@ -234,3 +234,17 @@ def test_a_save_that_fails_leaves_the_former_list(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space left"):
         index.save(tmp_path / "list.npz")
     assert ImageIndex.load(tmp_path / "list.npz").digest() == index.digest()
+
+
+def test_columns_and_notes_are_kept_and_selected_along(tmp_path: Path) -> None:
+    names = np.frombuffer(b"abc", np.uint8)
+    columns = {"label": np.array([4, 5, 6], np.int32)}
+    index = ImageIndex(tmp_path, names, np.arange(4), columns=columns, notes={"classes": ["x", "y"]})
+    index.select(np.array([2, 0])).save(tmp_path / "list.npz")
+    loaded = ImageIndex.load(tmp_path / "list.npz")
+    assert [loaded[i] for i in range(2)] == ["a", "c"]
+    assert loaded.columns["label"].tolist() == [4, 6]
+    assert loaded.notes == {"classes": ["x", "y"]}
+    ImageIndex(tmp_path, names, np.arange(4), columns={"label": np.zeros(2)}).save(tmp_path / "bad.npz")
+    with pytest.raises(UserError, match="columns"):
+        ImageIndex.load(tmp_path / "bad.npz")
