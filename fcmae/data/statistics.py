@@ -1,0 +1,116 @@
+"""Mean and standard deviation of each channel, measured from the images.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fcmae.core.distributed import current_world, gather_lists
+from fcmae.core.errors import UserError
+from fcmae.data.dataset import ImageDataset
+from fcmae.data.images import ImageSource
+from fcmae.data.loader import Loader
+from fcmae.data.transforms import Size, resize_center_crop
+from fcmae.data.validity import split_validity
+
+SAMPLE = 1000  # images that are looked at: enough for three digits
+BATCH = 16
+DIGITS = 4  # of what is measured, so that nothing hangs on the order in which it was added up
+LEAST_STD = 1 / 255  # of a channel that is the same everywhere
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """What was measured of pixels in 0..1.
+
+    Args:
+        mean, std: C numbers each, of four digits
+        images: how many were looked at
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    images: int
+
+
+class Moments:
+    """Sums of the values of images and of their squares, whole numbers: those of several processes add up.
+
+    Args:
+        channels: C
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels, self.images = channels, 0
+        self._sums = torch.zeros(3, channels, dtype=torch.int64)  # of values, of squares; how many values
+
+    def add(self, images: Tensor) -> None:
+        """Add uint8 (C, H, W) or (B, C, H, W), or of 2 C: what is not there, see `split_validity`, is left out."""
+        values, there = split_validity(images if images.ndim == 4 else images[None], self.channels)
+        self.images += len(values)
+        numbers = values.to(torch.int64)
+        if there is None:
+            count = torch.full((self.channels,), numbers[:, 0].numel())
+        else:
+            numbers, count = numbers * there, there.sum((0, 2, 3))
+        self._sums += torch.stack([numbers.sum((0, 2, 3)), numbers.square().sum((0, 2, 3)), count])
+
+    def gather(self) -> None:
+        """Add up what all processes of the run have seen, in each of them; all of them call this."""
+        seen = gather_lists([(self.images, self._sums.tolist())])
+        self.images = sum(images for images, _ in seen)
+        self._sums = torch.tensor([sums for _, sums in seen]).sum(0)
+
+    def statistics(self) -> ChannelStatistics:
+        """Return mean and standard deviation of what was added.
+
+        Raises:
+            UserError: a channel has no value at all
+        """
+        total, squares, count = self._sums.double()
+        if not count.all():
+            empty = [number for number, seen in enumerate(count.tolist(), 1) if not seen]
+            raise UserError(
+                f"no image among {self.images} has a value in channel {', '.join(map(str, empty))}: "
+                "is --images.no-data right?"
+            )
+        mean = total / count / 255
+        std = (squares / count / 255**2 - mean.square()).clamp(min=LEAST_STD**2).sqrt()
+        return ChannelStatistics(_rounded(mean), _rounded(std), self.images)
+
+
+def measure_statistics(
+    source: ImageSource, channels: int, image_size: Size, *, sample: int = SAMPLE, workers: int = 0
+) -> ChannelStatistics:
+    """Measure images from all over a source as evaluation sees them: resized, and the centre cropped.
+
+    Every process of a run reads its part, and all return the same; all of them have to call this.
+
+    Args:
+        source: the images
+        channels: C
+        image_size: (height, width) that they are resized to
+        sample: how many images to look at, at most
+        workers: processes that read; 0 reads in this one
+
+    Raises:
+        UserError: they cannot be read, or a channel has no value at all
+    """
+    count, world = min(sample, len(source)), current_world()
+    mine = range(world.rank, count, world.size)
+    keys = [(0, number * len(source) // count) for number in mine]
+    batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
+    dataset = ImageDataset(source, resize_center_crop(image_size), seed=0)
+    moments = Moments(channels)
+    for batch in Loader(dataset, batches, workers, torch.device("cpu")):
+        moments.add(batch.data)
+    moments.gather()
+    return moments.statistics()
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    """Return numbers of four digits."""
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values.tolist())
