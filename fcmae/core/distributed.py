@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError, UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a process that is alone needs nothing of it here
     from torch import Tensor
@@ -95,7 +95,8 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         timeout_minutes: how long a process waits for the others before it gives up
 
     Raises:
-        UserError: the processes cannot meet, or there are more of them than GPUs
+        TransientError: the processes cannot meet
+        UserError: there are more of them than GPUs
     """
     global _joined, _rank_zero_group
     world = find_world()
@@ -115,7 +116,7 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
+        raise TransientError(
             f"{world}: the processes cannot meet at {meeting} ({reason}); if the port is in use, choose "
             "another one with MASTER_PORT (torchrun: --master-port)"
         ) from error
@@ -124,7 +125,7 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if world.is_rank_zero else nowhere):
             yield world
     except UserError as error:
-        raise UserError(f"{world}: {error}") from error
+        raise type(error)(f"{world}: {error}") from error
     except Exception as error:
         error.add_note(
             f"This is {world}. A connection that was closed or timed out means that another process ended or "
@@ -143,7 +144,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
 
     Raises:
         UserError: in rank zero, where `make` raises it
-        SystemExit: with status 2, in the others then
+        SystemExit: with the status that the error gives, in the others then
     """
     if current_world().size == 1:
         return make()
@@ -167,11 +168,11 @@ def raise_together(error: UserError) -> None:
 
     Raises:
         UserError: in rank zero
-        SystemExit: with status 2, in the others
+        SystemExit: with the status that the error gives, in the others
     """
     if current_world().is_rank_zero:
         raise error
-    sys.exit(2)
+    sys.exit(error.exit_status)
 
 
 def max_over_processes(*values: int) -> list[int]:

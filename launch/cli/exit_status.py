@@ -15,6 +15,7 @@ PLUGINS = "fcmae.plugins"  # the entry point by which packages name modules that
 def exit_status(command: Command, argv: list[str]) -> int:
     """Run a command; return 0, 2 for what the user can mend, or 128 + N after signal N.
 
+    What may be gone the next time is 1: a cluster starts such a job again, and gives up one that ended with 2.
     Warnings of the project go to standard error, each text once. Plugins are loaded before.
     """
     handler = logging.StreamHandler()
@@ -25,7 +26,7 @@ def exit_status(command: Command, argv: list[str]) -> int:
         return command(argv)
     except UserError as error:
         print(f"fcmae: error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -14,7 +14,7 @@ from fcmae.core.distributed import (
     max_over_processes,
     mean_over_processes,
 )
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError, UserError
 from tests.engine.toy_parallel import refuse_in_processes
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -71,7 +71,7 @@ def test_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         port = listener.getsockname()[1]
         two_processes(monkeypatch, port)
         message = f"process 0 of 2 .* cannot meet at 127.0.0.1:{port} .*MASTER_PORT"
-        with pytest.raises(UserError, match=message), joined("cpu", timeout_minutes=0.05):
+        with pytest.raises(TransientError, match=message), joined("cpu", timeout_minutes=0.05):
             pass
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError, UserError
 from fcmae.launch.cli.exit_status import Once, exit_status
 from fcmae.launch.cluster import registry
 
@@ -23,6 +23,14 @@ def test_what_a_person_can_mend_is_one_line_and_status_2(capsys: pytest.CaptureF
 
     assert exit_status(refuse, ["nowhere"]) == 2
     assert capsys.readouterr().err == "fcmae: error: nowhere: no such folder\n"
+
+
+def test_what_may_be_gone_the_next_time_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: list[str]) -> int:
+        raise TransientError("port 4 is in use")
+
+    assert exit_status(fail, []) == 1
+    assert capsys.readouterr().err == "fcmae: error: port 4 is in use\n"
 
 
 def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
