@@ -1,12 +1,14 @@
 """The processes of a run: which one this is, how they find each other, and what they agree on."""
 
+import logging
 import os
 import re
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,8 +89,8 @@ def find_world() -> World:
 def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     """Join the other processes of the run, if there are any, for as long as the context lasts.
 
-    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. Only rank zero writes to standard
-    output. An exception that leaves the context says which process it is from.
+    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. Only rank zero talks, see `silence`. An
+    exception that leaves the context says which process it is from.
 
     Args:
         device: the run's device, by name; each process of a machine takes the GPU of its own number
@@ -122,10 +124,12 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         ) from error
     _joined, _rank_zero_group = world, dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if world.is_rank_zero else nowhere):
+        with nullcontext() if world.is_rank_zero else silence():
             yield world
     except UserError as error:
-        raise type(error)(f"{world}: {error}") from error
+        named = type(error)(f"{world}: {error}")
+        named.of_process = True
+        raise named from error
     except Exception as error:
         error.add_note(
             f"This is {world}. A connection that was closed or timed out means that another process ended or "
@@ -135,6 +139,20 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     finally:
         _joined, _rank_zero_group = World(), None
         dist.destroy_process_group()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep this process from saying what rank zero says too: output and warnings, not errors."""
+    ours = logging.getLogger(__package__.partition(".")[0])
+    level = ours.level
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            ours.setLevel(level)
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:

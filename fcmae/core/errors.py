@@ -8,6 +8,7 @@ class UserError(ValueError):
     """
 
     exit_status = 2
+    of_process = False  # whether it names the process of a run that met it, which need not be the first
 
 
 class TransientError(UserError):

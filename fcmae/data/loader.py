@@ -125,7 +125,7 @@ class Loader:
                     f"{deaths} processes that read images have ended, the last while it held {name} "
                     f"({error}): is there memory enough? Fewer of them (--images.workers) need less"
                 ) from None
-            logger.warning("A process that read images has ended while it held %s; another goes on", name)
+            logger.error("A process that read images has ended while it held %s; another goes on", name)
 
 
 def _hand_out(waiting: deque[list[Any]], keys: Iterator[list[Any]]) -> Iterator[list[Any]]:

@@ -2,13 +2,16 @@
 
 import errno
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
+from fcmae.core.distributed import find_world
 from fcmae.core.errors import UserError
 
 Command = Callable[[list[str]], int]  # from the options on its command line to an exit status
+BROKEN_PIPE = 128 + signal.SIGPIPE  # nobody reads standard output
 PLUGINS = "fcmae.plugins"  # the entry point by which packages name modules that register extensions
 
 
@@ -25,7 +28,8 @@ def exit_status(command: Command, argv: list[str]) -> int:
         load_plugins()
         return command(argv)
     except UserError as error:
-        print(f"fcmae: error: {error}", file=sys.stderr)
+        if error.of_process or talks():
+            print(f"fcmae: error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -34,6 +38,14 @@ def exit_status(command: Command, argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def talks() -> bool:
+    """Return whether this process says what all of its machine see before they join: the first does."""
+    try:
+        return find_world().local_rank == 0
+    except UserError:  # the variables contradict each other
+        return True
 
 
 def load_plugins() -> None:

@@ -1,11 +1,14 @@
 """The `fcmae` command: find the command that is asked for, and import what it needs only then."""
 
+import os
+import select
 import sys
 from importlib import import_module
+from typing import TextIO
 
 from fcmae import __version__
 from fcmae.core.errors import UserError
-from fcmae.launch.cli.exit_status import Command, exit_status
+from fcmae.launch.cli.exit_status import BROKEN_PIPE, Command, exit_status
 
 # By name: the module below this package whose `run` is the command, and what it does.
 COMMANDS = {
@@ -26,10 +29,32 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status (0, 2 for what the user can mend, 128 + N after signal N).
 
+    Where nobody reads standard output any more, as behind `| head`, the command ends without a word.
+
     Args:
         argv: the command's name and its options, by default those of this process
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return dispatch(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if is_read(sys.stdout):
+            raise  # another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return BROKEN_PIPE
+
+
+def is_read(stream: TextIO) -> bool:
+    """Return whether there is anybody at the other end of a stream's pipe."""
+    other_end = select.poll()
+    other_end.register(stream, 0)  # errors are told unasked
+    return not other_end.poll(0)
+
+
+def dispatch(argv: list[str]) -> int:
+    """Print help or the version, or run a command; return the exit status."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fcmae.core.distributed import find_world
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
 from fcmae.finetune.checks import check_images, check_out, check_weights
@@ -41,9 +42,13 @@ def read_images_options(parser: Parser, argv: list[str]) -> Any:
     """Return the options of a command that reads a folder of images, checked without torch.
 
     Raises:
-        UserError: a number that cannot be, or weights, images or a place to write that are not there
+        UserError: a number that cannot be, weights, images or a place to write that are not there, or several
+            processes
     """
     options = parser.read(argv)
+    processes = find_world().size
+    if processes > 1:
+        raise UserError(f"{parser.prog} runs in one process, not in {processes}, which would write one file")
     check_numbers(options)
     check_weights(options.weights, options.device)
     check_images(options.images)

@@ -1,6 +1,8 @@
 """How a process learns which one of a run it is, and what processes that cannot meet say."""
 
+import logging
 import socket
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from fcmae.core.distributed import (
     joined,
     max_over_processes,
     mean_over_processes,
+    silence,
 )
 from fcmae.core.errors import TransientError, UserError
 from tests.engine.toy_parallel import refuse_in_processes
@@ -105,3 +108,17 @@ def test_rank_zero_prepares_and_the_others_are_silent(
     error = capfd.readouterr().err
     assert "process 0 of 2" in error
     assert "process 1 of 2" not in error
+
+
+def test_only_rank_zero_talks(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("fcmae.models.weights")
+    with warnings.catch_warnings(record=True) as warned, silence():
+        warnings.warn("of torch", stacklevel=1)
+        print("done")
+        logger.warning("head: initialised")
+        logger.error("a worker of this process has ended")
+    assert not warned
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["a worker of this process has ended"]
+    logger.warning("said again")
+    assert caplog.messages[-1] == "said again"

@@ -33,6 +33,22 @@ def test_what_may_be_gone_the_next_time_is_one_line_and_status_1(capsys: pytest.
     assert capsys.readouterr().err == "fcmae: error: port 4 is in use\n"
 
 
+def test_of_several_processes_on_a_machine_the_first_says_what_all_see(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(argv: list[str]) -> int:
+        error = UserError("no such folder")
+        error.of_process = bool(argv)
+        raise error
+
+    for local_rank, size in (("0", "4"), ("1", "4"), ("1", "none")):
+        for name, value in (("RANK", "1"), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+            monkeypatch.setenv(name, value)
+        assert exit_status(refuse, []) == exit_status(refuse, ["its own"]) == 2
+        another_says_it = (local_rank, size) == ("1", "4")
+        assert capsys.readouterr().err.count("no such folder") == (1 if another_says_it else 2)
+
+
 def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     def write(argv: list[str]) -> int:
         return Path("/dev/full").write_text("results")

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -92,3 +94,16 @@ def test_wrong_paths_are_reported_without_importing_torch(trained: Path) -> None
         "print([main(argv) for argv in json.loads(sys.argv[1])], 'torch' in sys.modules)"
     )
     assert run_in_a_process(code, json.dumps(commands)).strip() == f"{[2] * len(commands)} False"
+
+
+@pytest.mark.parametrize("argv", [(), ("pretrain", "--help"), ("info",), ("submit", "--help")])
+def test_where_nobody_reads_on_a_command_ends_without_a_word(argv: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "fcmae", *argv]
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode in (0, 1, 128 + signal.SIGPIPE)  # argparse's own answer, rich's, and ours

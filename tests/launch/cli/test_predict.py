@@ -20,3 +20,11 @@ pytestmark = pytest.mark.usefixtures("trained")
 )
 def test_options_that_cannot_work(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
     assert message in refusal(capsys, "predict", *argv)
+
+
+def test_several_processes_would_write_one_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in one process, not in 2" in refusal(capsys, "predict", WEIGHTS, "--images=data")
