@@ -85,7 +85,9 @@ class FinetuneConfig:
         data_root: where a data set given by name lies, or is downloaded to
         val_fraction: fraction of a single tree that is kept for validation
         train_fraction: fraction of the training images to use, of each class
-        init: weights to start from: the folder of a run, or a file; by default the start is from scratch
+        init: weights to start from: the folder of a run, a file (FILE#NAME chooses one of several networks in
+            it), or a name such as timm:convnextv2_tiny.fcmae, hf:OWNER/REPOSITORY or
+            official:convnextv2_tiny_fcmae; by default the start is from scratch
         init_classes: text file of the names of the classes of --init's head, one a line, where the weights do
             not say them: classes of the same name in the data keep their rows
         model: a name that `fcmae info` lists, or timm:NAME; by default that of --init, or convnextv2_atto

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.core.errors import UserError
+from fcmae.models.names import fetch, is_name
 from fcmae.models.sizes import Size, find_size
 
 CLASSIFIER = "model.safetensors"  # fine-tuned, or exported
@@ -106,7 +107,7 @@ def read_card(path: Path) -> Card | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = find_weights(path)
+    file, _ = find_weights(path)
     if file.suffix != ".safetensors":
         folder = file.absolute().parent
         result = find_result(folder.parent) if folder.name == CHECKPOINTS else None
@@ -122,12 +123,21 @@ def read_card(path: Path) -> Card | None:
         raise UserError(f"{path}: {error}") from error
 
 
-def find_weights(path: Path) -> Path:
-    """Return the file that a folder keeps its weights in; a file is itself.
+def find_weights(path: Path) -> tuple[Path, str | None]:
+    """Return the file of weights, and which of its networks is chosen, or None.
+
+    Args:
+        path: a file; a folder that keeps its weights under one of the names of `RESULTS`; a name that
+            `fcmae.models.names.fetch` knows; or a file with #NETWORK behind it, to choose one of several
 
     Raises:
-        UserError: neither a file nor a folder with weights
+        UserError: neither a file, nor a folder with weights, nor a name
     """
+    place, mark, choice = str(path).rpartition("#")
+    if mark and not path.exists():
+        return find_weights(Path(place))[0], choice
+    if is_name(path):
+        return fetch(str(path)), None
     if path.is_dir():
         found = find_result(path)
         if found is None:
@@ -135,10 +145,13 @@ def find_weights(path: Path) -> Path:
                 f"{path}: holds neither {' nor '.join(RESULTS)}, which a run writes after its "
                 "first epochs: name a file of weights"
             )
-        return found
+        return found, None
     if not path.is_file():
-        raise UserError(f"{path}: no such weights; give a run folder, or a file of weights")
-    return path
+        raise UserError(
+            f"{path}: no such weights; give a run folder, a file of weights, or a name such as "
+            "timm:convnextv2_atto.fcmae, hf:OWNER/REPOSITORY or official:convnextv2_atto_fcmae"
+        )
+    return path, None
 
 
 def find_result(folder: Path) -> Path | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from fcmae.core.errors import UserError
+from fcmae.models.unwrap import find_network
 
 State = dict[str, Tensor]
 
@@ -41,11 +42,32 @@ TRANSFORMERS_NAMES = {
     "norm.{p}": "layernorm.{p}",
     "head.{p}": "classifier.{p}",
 }
-TRANSFORMERS_PREFIX = re.compile(r"convnext(v2)?\.(?=embeddings\.|encoder\.|layernorm\.)")
-FCMAE_DECODER = ("proj.", "mask_token", "decoder.", "pred.")
+TORCHVISION_NAMES = {  # stages and the downsamplings before them are counted together there
+    **{f"downsample_layers.{i}.{{n}}.{{p}}": f"features.{2 * i}.{{n}}.{{p}}" for i in range(4)},
+    **{
+        f"stages.{i}.{{j}}.{ours}": f"features.{2 * i + 1}.{{j}}.{theirs}"
+        for i in range(4)
+        for ours, theirs in (
+            ("dwconv.{p}", "block.0.{p}"),
+            ("norm.{p}", "block.2.{p}"),
+            ("pwconv1.{p}", "block.3.{p}"),
+            ("pwconv2.{p}", "block.5.{p}"),
+            ("gamma", "layer_scale"),
+        )
+    },
+    "norm.{p}": "classifier.0.{p}",
+    "head.{p}": "classifier.2.{p}",
+}
+MMPRETRAIN_NAMES = {
+    "stages.{i}.{j}.dwconv.{p}": "stages.{i}.{j}.depthwise_conv.{p}",
+    "stages.{i}.{j}.pwconv{n}.{p}": "stages.{i}.{j}.pointwise_conv{n}.{p}",
+    "norm.{p}": "norm3.{p}",
+    "head.{p}": "head.fc.{p}",
+}
+LIBRARIES = (TIMM_NAMES, TRANSFORMERS_NAMES, TORCHVISION_NAMES, MMPRETRAIN_NAMES)
 UNDERSTOOD = (
     "runs and safetensors files of this project, official ConvNeXt and ConvNeXt V2 files (dense or sparse), "
-    "timm's and transformers' ConvNeXt and ConvNeXt V2"
+    "timm's, transformers', torchvision's and mmpretrain's ConvNeXt and ConvNeXt V2"
 )
 
 
@@ -60,15 +82,11 @@ def to_ours(state: State) -> State:
     Raises:
         UserError: the names are of no form that is understood; the message shows some
     """
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # DDP's prefix
-    if any(name.startswith("encoder.downsample_layers.") for name in state):
-        state = _take_encoder(state)
-    if any(name.startswith("downsample_layers.0.0.") for name in state):
-        return _from_official(state)
-    if "stem.0.weight" in state:
-        return _from_timm(state)
-    if any(TRANSFORMERS_PREFIX.sub("", name) == "embeddings.patch_embeddings.weight" for name in state):
-        return _from_transformers(state)
+    found = find_network(state)
+    if found is not None:
+        if "stages.0.0.dwconv.weight" in found or "stages.0.0.dwconv.kernel" in found:
+            return _from_official(found)
+        return _from_library(found)
     some = ", ".join(list(state)[:3]) or "nothing"
     raise UserError(f"not a ConvNeXt: it holds {some}, ... ({len(state)} keys); understood are {UNDERSTOOD}")
 
@@ -105,15 +123,6 @@ def to_transformers(state: State) -> State:
     return theirs
 
 
-def _take_encoder(state: State) -> State:
-    """Return what is under `encoder.` in an FCMAE checkpoint, official or ours, without the decoder."""
-    return {
-        name.removeprefix("encoder."): tensor
-        for name, tensor in state.items()
-        if not name.startswith(FCMAE_DECODER)
-    }
-
-
 def _from_official(state: State) -> State:
     """Keep dense names; turn the sparse model's, MinkowskiEngine's, into what the dense network has."""
     ours = {}
@@ -146,26 +155,20 @@ def _dense_kernel(kernel: Tensor, depthwise: bool) -> Tensor:
     return dense.contiguous()
 
 
-def _from_timm(state: State) -> State:
-    """Rename timm's tensors, and give them our shapes."""
-    theirs_to_ours = {theirs: ours for ours, theirs in TIMM_NAMES.items()}
+def _from_library(state: State) -> State:
+    """Rename the tensors of timm, transformers, torchvision or mmpretrain, and give them our shapes."""
+    names = {theirs: ours for table in LIBRARIES for ours, theirs in table.items()}
     ours = {}
     for name, tensor in state.items():
-        name = _rename(name, theirs_to_ours)
+        name = _rename(re.sub(r"^(stem|stages)_", r"\1.", name), names)  # timm's features_only
         if ".grn." in name:
             tensor = tensor.reshape(1, 1, 1, tensor.numel())
         elif ".pwconv" in name and tensor.shape[2:] == (1, 1):
             tensor = tensor.flatten(1)
+        elif name.endswith(".gamma"):
+            tensor = tensor.flatten()
         ours[name] = tensor
     return ours
-
-
-def _from_transformers(state: State) -> State:
-    """Rename transformers' tensors."""
-    theirs_to_ours = {theirs: ours for ours, theirs in TRANSFORMERS_NAMES.items()}
-    return {
-        _rename(TRANSFORMERS_PREFIX.sub("", name), theirs_to_ours): tensor for name, tensor in state.items()
-    }
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:

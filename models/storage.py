@@ -5,6 +5,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from torch import Tensor
 from fcmae.core.errors import UserError
 from fcmae.core.files import is_intact, write_atomically
 from fcmae.models.card import Card, find_weights, read_card
+from fcmae.models.unwrap import find_network
 
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
 AVERAGED = "ema"  # the moving average of the weights in our checkpoints
@@ -43,44 +45,50 @@ def save_weights(path: Path, state: Mapping[str, Tensor], card: Card) -> None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
-    """Return the tensors of a file under the names they have there, on the CPU, and their card or None.
+    """Return a network's tensors under the names they have in a file, on the CPU, and their card or None.
 
     Args:
         path: as for `find_weights`; a safetensors file, or what torch.save wrote. Of a checkpoint
-            whose card is that of averaged weights, they are read
+            whose card is that of averaged weights, they are read; of a file without a card, the ConvNeXt
+            in it (`find_network`), which the path may choose
 
     Raises:
         UserError: absent, damaged, from a newer version, or not a dict of tensors
     """
     card = read_card(path)
-    file = find_weights(path)
-    if file.suffix != ".safetensors":
-        wrappers = (AVERAGED, *WRAPPERS) if card is not None and card.averaged else WRAPPERS
-        try:
-            if is_intact(file) is False:
-                raise UserError("is damaged (its bytes are not those of its seal)")
-            return _read_torch(file, wrappers), card
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+    file, choice = find_weights(path)
     try:
-        return load_file(file), card
+        content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+        foreign = isinstance(content, Mapping) and (card is None or choice)
+        network = find_network(content, choice) if foreign else None
+        if network is None:
+            averaged = card is not None and card.averaged
+            network = _unwrap(content, (AVERAGED, *WRAPPERS) if averaged else WRAPPERS)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return network, card
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
+        raise UserError(f"cannot be read as safetensors ({error})") from error
 
 
-def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Any:
     """Return what torch.save wrote, by its reader that makes nothing but data.
 
-    Args:
-        path: a state dict, or a checkpoint that holds one under one of the names in `wrappers`
-
     Raises:
-        UserError: it is damaged, holds code, or no dict of tensors
+        UserError: it is damaged, or holds code
     """
+    if is_intact(path) is False:
+        raise UserError("is damaged (its bytes are not those of its seal)")
     try:
         # The official training code and timm store their settings beside the weights as a plain Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of any kind can fail in any way
         with path.open("rb") as file:
             if not file.read(2).startswith(STARTS):
@@ -92,6 +100,14 @@ def _read_torch(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
             f"cannot be read as plain tensors ({reason}); a file that runs code when it is read is refused: "
             "save its state dict alone"
         ) from error
+
+
+def _unwrap(state: Any, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return a state dict, or the one that a checkpoint holds under one of the names in `wrappers`.
+
+    Raises:
+        UserError: it is no dict of tensors by name
+    """
     for wrapper in wrappers:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

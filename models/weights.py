@@ -48,9 +48,11 @@ def load_weights(path: str | Path) -> Weights:
     """Read a ConvNeXt's weights, whoever wrote them; code in a file is never run.
 
     Args:
-        path: a run folder or a folder with model.safetensors, or a file: safetensors, or what torch.save
-            wrote. Understood are our runs, safetensors and checkpoints, the official files (dense names and
-            the sparse FCMAE model's), and timm's and transformers' ConvNeXt V1 and V2
+        path: a run folder or a folder with model.safetensors; a file, safetensors or what torch.save wrote;
+            or a name (`fcmae.models.names.fetch`). Understood are our runs, safetensors and checkpoints, the
+            official files (dense names and the sparse FCMAE model's), timm's, transformers', torchvision's
+            and mmpretrain's ConvNeXt V1 and V2, in the checkpoints of any trainer; FILE#NAME chooses one of
+            several networks
 
     Raises:
         UserError: the file is absent, damaged or none of these, or its tensors do not make up a ConvNeXt;

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of the command's options."""
     parser = Parser("fcmae export", "Convert weights for other tools, and check that the outputs agree.")
-    parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
+    parser.add_argument("--weights", type=Path, required=True, help="run folder, file or name of weights")
     parser.add_argument("--format", type=ExportFormat, default="onnx", help="form to write")
     parser.add_argument("--out", type=Path, required=True, help="file or folder to write")
     add_image_size(parser)

@@ -15,7 +15,7 @@ DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, ci
 def weights_parser(prog: str, description: str) -> Parser:
     """Return a parser with the options of every command that runs a trained network."""
     parser = Parser(prog, description)
-    parser.add_argument("--weights", type=Path, required=True, help="run folder or file of weights")
+    parser.add_argument("--weights", type=Path, required=True, help="run folder, file or name of weights")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--workers", type=int | None, default=None, help="processes that read images")
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16", "fp16"], help="type")

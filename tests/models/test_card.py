@@ -65,7 +65,7 @@ def test_weights_of_others_have_no_card(tmp_path: Path) -> None:
 def test_the_fine_tuned_weights_of_a_folder_go_before_its_encoder(tmp_path: Path) -> None:
     for name in (ENCODER, CLASSIFIER):
         save_file(TENSORS, tmp_path / name)
-        assert find_weights(tmp_path) == tmp_path / name
+        assert find_weights(tmp_path) == (tmp_path / name, None)
 
 
 def test_a_checkpoint_of_a_folder_has_the_folder_s_card(tmp_path: Path) -> None:
