@@ -41,6 +41,7 @@ class Submission:
         jobs: at least one
         options: what each asks of the cluster
         root: absolute; the folder of the run, sweep or pipeline, which holds code, logs and notes
+        code: absolute; the copy of our package that the jobs import, see `code.snapshot`
         name: in the queue
         extra: further options in the cluster's own words, by name
         after: id of the job that has to end well before these start, if any
@@ -49,6 +50,7 @@ class Submission:
     jobs: list[Job]
     options: JobOptions
     root: Path
+    code: Path
     name: str
     extra: dict[str, str] = field(default_factory=dict)
     after: str | None = None
@@ -57,8 +59,3 @@ class Submission:
     def notes(self) -> Path:
         """The folder of the logs, and of the notes on how the jobs ended."""
         return RunFolder(self.root).jobs
-
-    @property
-    def code(self) -> Path:
-        """The copy of our package that the jobs import."""
-        return RunFolder(self.root).code

@@ -3,7 +3,7 @@
 from fcmae.core.errors import UserError
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.pipeline import submit_pipeline
-from fcmae.launch.cli.submit.queue import check, preview, queue
+from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue
 from fcmae.launch.cli.submit.request import Request, read_request
 from fcmae.launch.cli.submit.resolve import resolve
 from fcmae.launch.cli.submit.sweep import submit_sweep
@@ -70,6 +70,6 @@ def submit_one(name: str, argv: list[str], request: Request) -> int:
         return 0
     check([job], request, job.folder)
     job = resolve(name, argv, request.options, acquire=True)
-    [job_id] = queue([job], request, job.folder)
+    [job_id] = queue([job], request, job.folder, freeze_code(job.folder))
     print(f"queued job {job_id}; run folder: {job.folder}\n  fcmae jobs {job.folder}")
     return 0

@@ -10,7 +10,7 @@ from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
 from fcmae.engine.run_folder import plain
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
-from fcmae.launch.cli.submit.queue import check, preview, queue, refuse_second_job
+from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue, refuse_second_job
 from fcmae.launch.cli.submit.request import Request, read_request
 from fcmae.launch.cli.submit.resolve import check_measuring, make_job, read_training, resolve
 from fcmae.launch.cluster.job import Job
@@ -50,9 +50,9 @@ def submit_pipeline(argv: list[str]) -> int:
     check(jobs[:1], first, root)
     for job in jobs[1:]:
         refuse_second_job(job.folder)
-    previous = None
+    previous, code = None, freeze_code(root)
     for job in plan(steps, root, request.options, acquire=True):
-        [previous] = queue([job], request_of(job, request), root, after=previous)
+        [previous] = queue([job], request_of(job, request), root, code, after=previous)
         print(f"queued job {previous}: {job.command} in {job.folder}")
     print(f"  fcmae jobs {root}")
     return 0

@@ -1,10 +1,11 @@
-"""From jobs to the queue of a cluster: the last checks, our code copied, each run told its job."""
+"""From jobs to the queue of a cluster: the last checks, our code frozen, each run told its job."""
 
 from pathlib import Path
 
 from fcmae.core.errors import UserError
+from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.submit.request import Request
-from fcmae.launch.cluster.code import snapshot
+from fcmae.launch.cluster.code import expected, snapshot
 from fcmae.launch.cluster.job import Job, Submission
 from fcmae.launch.cluster.records import Record, read_record, write_record
 from fcmae.launch.cluster.registry import find_cluster
@@ -12,7 +13,7 @@ from fcmae.launch.cluster.registry import find_cluster
 
 def preview(jobs: list[Job], request: Request, root: Path) -> str:
     """Return what would be queued, for a person to read. Takes what `check` takes."""
-    return request.cluster.preview(_submission(jobs, request, root))
+    return request.cluster.preview(_submission(jobs, request, root, expected(RunFolder(root).code)))
 
 
 def check(jobs: list[Job], request: Request, root: Path) -> None:
@@ -28,7 +29,7 @@ def check(jobs: list[Job], request: Request, root: Path) -> None:
     Raises:
         UserError: in the cluster's words, or naming the job that the run has
     """
-    request.cluster.check_jobs(_submission(jobs, request, root))
+    request.cluster.check_jobs(_submission(jobs, request, root, expected(RunFolder(root).code)))
     for job in jobs:
         refuse_second_job(job.folder)
 
@@ -48,12 +49,18 @@ def refuse_second_job(run: Path) -> None:
         )
 
 
-def queue(jobs: list[Job], request: Request, root: Path, after: str | None = None) -> list[str]:
-    """Copy our code into the folder of the whole and queue jobs, each with a record in its own folder.
+def freeze_code(root: Path) -> Path:
+    """Copy our code into the folder of the whole; return where the copy is."""
+    return snapshot(RunFolder(root).code)
+
+
+def queue(jobs: list[Job], request: Request, root: Path, code: Path, after: str | None = None) -> list[str]:
+    """Queue jobs, each with a record in its own folder.
 
     Args:
         jobs, request, root: as for `check`
-        after: id of the job that has to end well before, and whose code these share, if any
+        code: what `freeze_code` returned
+        after: id of the job that has to end well before, if any
 
     Returns:
         the ids
@@ -61,10 +68,8 @@ def queue(jobs: list[Job], request: Request, root: Path, after: str | None = Non
     Raises:
         UserError: the cluster refuses
     """
-    submission = _submission(jobs, request, root, after)
+    submission = _submission(jobs, request, root, code, after)
     submission.notes.mkdir(parents=True, exist_ok=True)
-    if after is None:
-        snapshot(submission.code)
     ids = request.cluster.submit(submission)
     for job, job_id in zip(jobs, ids, strict=True):
         record = Record(job_id, request.options.cluster, job.command, str(submission.notes))
@@ -72,6 +77,8 @@ def queue(jobs: list[Job], request: Request, root: Path, after: str | None = Non
     return ids
 
 
-def _submission(jobs: list[Job], request: Request, root: Path, after: str | None = None) -> Submission:
+def _submission(
+    jobs: list[Job], request: Request, root: Path, code: Path, after: str | None = None
+) -> Submission:
     name = request.options.job_name or f"fcmae-{jobs[0].command}"
-    return Submission(jobs, request.options, root, name, request.extra, after)
+    return Submission(jobs, request.options, root, code, name, request.extra, after)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fcmae.core.errors import UserError
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
-from fcmae.launch.cli.submit.queue import check, preview, queue
+from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue
 from fcmae.launch.cli.submit.request import Request
 from fcmae.launch.cli.submit.resolve import resolve
 
@@ -33,7 +33,7 @@ def submit_sweep(name: str, argv: list[str], request: Request) -> int:
         return 0
     check(jobs, request, root)
     jobs = [resolve(name, each, request.options, acquire=True) for each in swept]
-    ids = queue(jobs, request, root)
+    ids = queue(jobs, request, root, freeze_code(root))
     print(f"queued {len(ids)} jobs, {ids[0]} to {ids[-1]}; the table of their runs:\n  fcmae jobs {root}")
     return 0
 

@@ -8,21 +8,42 @@ from pathlib import Path
 import pytest
 
 import fcmae
-from fcmae.launch.cluster.code import import_lines, snapshot
+from fcmae.core.errors import UserError
+from fcmae.launch.cluster import code as code_module
+from fcmae.launch.cluster.code import expected, import_lines, snapshot
 
 PRINT = "import fcmae.launch.cluster.process as p, fcmae.models.sizes as s; print(p.__file__, s.__file__)"
 
 
-def test_the_copy_is_whole_and_replaces_a_former_one(tmp_path: Path) -> None:
-    (tmp_path / "code" / "fcmae").mkdir(parents=True)
-    (tmp_path / "code" / "fcmae" / "old.py").write_text("")
-    snapshot(tmp_path / "code")
+def test_the_copy_is_whole(tmp_path: Path) -> None:
+    code = snapshot(tmp_path / "code")
     home = Path(fcmae.__file__).parent
     for folder in ("core", "models", "finetune", "launch", "pretraining/recipes"):
         ours = {path.name for path in (home / folder).iterdir()} - {"__pycache__"}
-        assert {path.name for path in (tmp_path / "code" / "fcmae" / folder).iterdir()} == ours
-    assert not (tmp_path / "code" / "fcmae" / "old.py").exists()
-    assert not any(path.is_symlink() for path in (tmp_path / "code").rglob("*"))
+        assert {path.name for path in (code / "fcmae" / folder).iterdir()} == ours
+    assert not any(path.is_symlink() for path in code.rglob("*"))
+
+
+def test_a_copy_is_named_by_its_content_and_never_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "fcmae"
+    (package / "__pycache__").mkdir(parents=True)
+    source = package / "a.py"
+    source.write_text("first")
+    monkeypatch.setattr(code_module, "PACKAGE", package)
+    first = snapshot(tmp_path / "code")
+    written = (first / "fcmae" / "a.py").stat()
+    (package / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    assert expected(tmp_path / "code") == snapshot(tmp_path / "code") == first
+    source.write_text("other")
+    second = snapshot(tmp_path / "code")
+    assert [(each / "fcmae" / "a.py").read_text() for each in (first, second)] == ["first", "other"]
+    assert (first / "fcmae" / "a.py").stat() == written
+    assert {path.name for path in (tmp_path / "code").iterdir()} == {first.name, second.name}
+    (second / "fcmae" / "a.py").write_text("edited in place")
+    with pytest.raises(UserError, match=second.name):
+        snapshot(tmp_path / "code")
 
 
 @pytest.mark.parametrize("name", ["models", "launch", "fcmae"])
@@ -32,8 +53,7 @@ def test_a_job_is_not_disturbed_by_what_lies_in_its_folder(tmp_path: Path, name:
     (project / name).mkdir(parents=True)
     for path in (project / name / "__init__.py", project / "models.py"):
         path.write_text("raise RuntimeError('not ours')")
-    code = tmp_path / "a place" / "code"
-    snapshot(code)
+    code = snapshot(tmp_path / "a place" / "code")
     shell = "\n".join([*import_lines(code), f"cd {project}", f'{sys.executable} -c "{PRINT}"'])
     environment = {**os.environ, "PYTHONPATH": str(project)}
     printed = subprocess.run(
