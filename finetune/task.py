@@ -94,7 +94,14 @@ class FinetuneTask(Task):
         self.workers = choose_workers(device, config.images.workers)
         batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
         self.reader = EvaluationReader(
-            config.size, config.crop_pct, self.mean, self.std, batch_size, self.workers, device
+            config.size,
+            config.crop_pct,
+            self.mean,
+            self.std,
+            batch_size,
+            self.workers,
+            device,
+            gaps=config.images.no_data is not None,
         )
 
     def examples(self) -> list[Example]:
