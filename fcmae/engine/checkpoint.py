@@ -150,7 +150,7 @@ class Checkpoints:
             old.unlink()
 
     def _cannot_write(self, path: Path, error: OSError) -> UserError:
-        """Return the error of a checkpoint that cannot be written: what happened, what is left, what to do."""
+        """Return the error of a checkpoint that cannot be written: what happened, what is left."""
         explained = explain(error, path) or TransientError(f"{path}: {error}; repeat the command")
         try:
             kept = len(self.files())
