@@ -20,7 +20,7 @@ from fcmae.core.errors import UserError
 from fcmae.data.classes import split_by_class
 from fcmae.data.decode import BrokenImage, ValueRange, read_image
 from fcmae.data.index import ImageIndex
-from fcmae.data.validity import NoData
+from fcmae.data.parts import read_part
 
 NOTHING = -1  # what a worker holds between two images
 
@@ -34,30 +34,20 @@ class ImageSource(Protocol):
         """Return what to call image i in a report."""
 
     def read(self, i: int) -> Tensor:
-        """Read image i as uint8 (C, H, W); raise BrokenImage where that cannot be.
-
-        Where the user names no-data values, it is (2 C, H, W), see `fcmae.data.validity`.
-        """
+        """Read image i as uint8 (C, H, W); raise BrokenImage where that cannot be."""
 
 
 class FolderSource:
-    """The image files of a list.
+    """The images of a list: files, or parts of archives.
 
     Args:
         index: the list
         channels: C, see `read_image`
         value_range: values of 16-bit and float images that become 0 and 255, by default their full range
-        no_data: which stored values are none, see `read_image`
     """
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        channels: int,
-        value_range: ValueRange | None = None,
-        no_data: NoData | None = None,
-    ) -> None:
-        self.index, self.channels, self.value_range, self.no_data = index, channels, value_range, no_data
+    def __init__(self, index: ImageIndex, channels: int, value_range: ValueRange | None = None) -> None:
+        self.index, self.channels, self.value_range = index, channels, value_range
 
     def __len__(self) -> int:
         return len(self.index)
@@ -69,7 +59,20 @@ class FolderSource:
     def read(self, i: int) -> Tensor:
         """Read image i as `read_image` does."""
         path = self.index.path(i)
-        return read_image(path, self.channels, value_range=self.value_range, no_data=self.no_data)
+        try:
+            content = read_part(self.index, i)
+        except (OSError, ValueError) as error:
+            raise BrokenImage(path, str(error)) from error
+        return read_image(path, self.channels, value_range=self.value_range, content=content)
+
+    def read_bytes(self, i: int) -> bytes:
+        """Read the bytes of image i as they lie there.
+
+        Raises:
+            OSError, ValueError: they cannot be read
+        """
+        content = read_part(self.index, i)
+        return self.index.path(i).read_bytes() if content is None else content
 
     def check(self, tries: int = 32, seconds: float = 1.0) -> None:
         """Try images from all over the list until one can be read.

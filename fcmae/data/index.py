@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from fcmae.core.distributed import current_world
-from fcmae.core.errors import UserError, explain
+from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
 from fcmae.data.scan import walk
 from fcmae.data.suffixes import (
@@ -131,7 +131,6 @@ class ImageIndex:
 
         Raises:
             UserError: the file is missing, damaged or something else
-            TransientError: it cannot be read now
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -141,8 +140,6 @@ class ImageIndex:
                 notes = json.loads(str(file["notes"])) if "notes" in file else {}
                 root = str(file["root"])
                 return _checked(cls(root, file["names"], file["offsets"], columns=columns, notes=notes))
-        except OSError as error:
-            raise explain(error, Path(path)) or UserError(f"{path} is no list of images ({error})") from None
         except _NOT_AN_INDEX as error:
             raise UserError(f"{path} is no list of images ({error}): delete it to scan anew") from None
 
@@ -284,16 +281,16 @@ def _scan(root: Path) -> ImageIndex:
     return index
 
 
-def _cache_file(root: Path) -> Path:
-    """Return where the list of a folder is kept between runs."""
+def cache_file(data: str | Path) -> Path:
+    """Return where the list of a folder, or of what else a text names, is kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "fcmae" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
+    return cache / "fcmae" / f"{hashlib.sha256(os.fsencode(data)).hexdigest()[:32]}.npz"
 
 
 def _read_cache(root: Path) -> ImageIndex | None:
     """Return the cached list, if it was made of the same suffixes and no folder of it has changed since."""
     try:
-        with np.load(_cache_file(root), allow_pickle=False) as file:
+        with np.load(cache_file(root), allow_pickle=False) as file:
             if file["suffixes"].tolist() != list(SUFFIXES):
                 return None
             folders = file["folders"].tobytes().split(b"\0")
@@ -308,7 +305,7 @@ def _read_cache(root: Path) -> ImageIndex | None:
 
 def _write_cache(index: ImageIndex, folders: dict[str, int]) -> None:
     """Keep the list for the next run; a cache that cannot be written is done without."""
-    target = _cache_file(index.root)
+    target = cache_file(index.root)
     draft = target.with_suffix(f".{os.getpid()}")
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """A look at the pixels of a few images before a run: whether they can be read, and use their range."""
 
 from contextlib import suppress
-from pathlib import Path
 
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
+from fcmae.data.parts import read_part, read_start
 from fcmae.data.suffixes import TIFF_STARTS, find_format
 
 TRIES = 8
@@ -13,12 +13,7 @@ CAMERA_BITS = (8, 10, 12, 14)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def check_pixels(
-    index: ImageIndex,
-    channels: int,
-    value_range: tuple[float, float] | None,
-    no_data: float | str | None = None,
-) -> None:
+def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, float] | None) -> None:
     """Refuse images of another number of channels, or whose values would become a few shades of 256.
 
     Where all of a few images are of 8 bits, nothing is decoded and torch is not imported.
@@ -27,28 +22,26 @@ def check_pixels(
         index: the images, of which a few from all over the list are looked at
         channels: of the images, as the run reads them
         value_range: values that become black and white, by default the whole range of 16 bits
-        no_data: values that are none, see `fcmae.data.config.ImagesConfig`
 
     Raises:
         UserError: no image can be read so, or those of 16 bits use less than a quarter of their range
     """
     numbers = index.spread(TRIES)
-    deep = [number for number in numbers if _may_be_deep(index.path(number))]
-    if not deep and channels in (1, 3) and no_data is None:
+    deep = [number for number in numbers if _may_be_deep(index, number)]
+    if not deep and channels in (1, 3):
         return
     from fcmae.data.decode import read_array
     from fcmae.data.images import FolderSource
 
-    FolderSource(index, channels, value_range, no_data).check()
+    FolderSource(index, channels, value_range).check()
     if value_range is not None:
         return
     limits: list[int] = []
     for number in deep:
         with suppress(Exception):  # damaged files make decoders raise nearly anything
-            array = read_array(index.path(number), channels)
+            array = read_array(index.path(number), channels, content=read_part(index, number))
             if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-                data = array if no_data in (None, "mask") else array[array != no_data]
-                limits += int(data.min()), int(data.max())
+                limits += int(array.min()), int(array.max())
     if limits and max(limits) - min(limits) < USED * 65536:
         black, white = _suggested(min(limits), max(limits))
         raise UserError(
@@ -58,12 +51,12 @@ def check_pixels(
         )
 
 
-def _may_be_deep(path: Path) -> bool:
-    """Tell whether a file may hold more than 8 bits a value, by its name and, of a PNG, by its header."""
-    if find_format(path).may_be_deep:
+def _may_be_deep(index: ImageIndex, number: int) -> bool:
+    """Tell whether an image may hold more than 8 bits a value, by its name and, of a PNG, by its header."""
+    if find_format(index.path(number)).may_be_deep:
         return True
-    with suppress(OSError), path.open("rb") as file:
-        header = file.read(25)
+    with suppress(OSError, ValueError):
+        header = read_start(index, number, 25)
         if header.startswith(TIFF_STARTS):  # whatever its name
             return True
         return header.startswith(_PNG) and header[24:] == b"\x10"
