@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.data.transforms import Transform, random_crop_flip
+from fcmae.data.validity import fill_gaps
 from fcmae.finetune.config import AugmentConfig
 
 if TYPE_CHECKING:
@@ -32,14 +33,17 @@ def training_transform(
     Args:
         size: (height, width) of the result
         images, augment: the settings
-        mean: of pixels in 0..1; fills what a rotation uncovers
+        mean: of pixels in 0..1; fills what a rotation uncovers, and values that are not there
 
     Returns:
         a function from uint8 (C, H', W') to uint8 (C, H, W) that draws from the global generators
     """
-    steps: list[nn.Module] = [
-        v2.Lambda(random_crop_flip(size, images.crop_scale, images.hflip, images.vflip))
-    ]
+    crop = random_crop_flip(
+        size, images.crop_scale, images.hflip, images.vflip, turns=images.turns, channels=len(mean)
+    )
+    steps: list[nn.Module] = [v2.Lambda(crop)]
+    if images.no_data is not None:
+        steps.append(v2.Lambda(partial(fill_gaps, mean=mean)))
     if augment.auto_augment:
         steps.append(v2.Lambda(auto_augment(augment.auto_augment, size, mean)))
     if augment.color_jitter > 0:

@@ -28,6 +28,7 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
         config.val_fraction,
         config.seed,
         load_lists(run.train_images, run.val_images),
+        config.images.no_data,
     )
     train, val = open_splits(config.data, options)
     if config.train_fraction < 1:

@@ -94,7 +94,13 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
         there = data_root or config.data_root
         return open_data(replace(config, image_size=network.card.image_size, data_root=there), run)[1]
     card = network.card
-    options = SourceOptions(card.in_chans, card.image_size[0], card.value_range, data_root or DATA_ROOT)
+    options = SourceOptions(
+        card.in_chans,
+        card.image_size[0],
+        card.value_range,
+        data_root or DATA_ROOT,
+        no_data=card.no_data,
+    )
     return find_opener(str(data)).open_validation(options)
 
 

@@ -22,7 +22,8 @@ def open_folder(images: Path, network: Trained) -> FolderSource:
     Raises:
         UserError: there is none, or none of those tried can be read
     """
-    source = FolderSource(ImageIndex.scan(images), network.card.in_chans, network.card.value_range)
+    card = network.card
+    source = FolderSource(ImageIndex.scan(images), card.in_chans, card.value_range, card.no_data)
     source.check()
     return source
 

@@ -51,7 +51,7 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
         run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
     lists = [] if run.started else data.list_splits(config.val_fraction, config.seed)
     if lists:
-        check_pixels(lists[0], config.in_chans, config.images.value_range)
+        check_pixels(lists[0], config.in_chans, config.images.value_range, config.images.no_data)
     check_batch(config, next(iter(data.counts(lists)), config.batch_size))
     Checkpoints(run.checkpoints).check()
     check_timm(config.model or "")

@@ -61,8 +61,9 @@ def probe(
     network = open_network(weights, at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)
     card = network.card
-    size, channels = card.image_size[0], card.in_chans
-    options = SourceOptions(channels, size, card.value_range, data_root, val_fraction, seed=0)
+    options = SourceOptions(
+        card.in_chans, card.image_size[0], card.value_range, data_root, val_fraction, no_data=card.no_data
+    )
     splits = open_splits(data, options)
     with autocast(precision, at):
         train = extract_features(network.model, splits[0], reader, limit)

@@ -50,6 +50,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
         mean=config.images.mean or (card.mean if alike else None),
         std=config.images.std or (card.std if alike else None),
         value_range=config.images.value_range or card.value_range,
+        no_data=card.no_data if config.images.no_data is None else config.images.no_data,
     )
     return replace(
         config,

@@ -3,6 +3,7 @@
 Shapes: B batch, K classes, C channels, H W pixels.
 """
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
@@ -33,6 +35,8 @@ from fcmae.finetune.prepare import check_batch
 from fcmae.finetune.trained import save_network
 from fcmae.models.convnext import ConvNeXt
 from fcmae.models.kernels.selftest import Example
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
@@ -94,7 +98,14 @@ class FinetuneTask(Task):
         self.workers = choose_workers(device, config.images.workers)
         batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
         self.reader = EvaluationReader(
-            config.size, config.crop_pct, self.mean, self.std, batch_size, self.workers, device
+            config.size,
+            config.crop_pct,
+            self.mean,
+            self.std,
+            batch_size,
+            self.workers,
+            device,
+            gaps=config.images.no_data is not None,
         )
 
     def examples(self) -> list[Example]:
@@ -170,10 +181,20 @@ class FinetuneTask(Task):
             self.write_weights(state)
 
     def write_results(self) -> None:
-        """Write the best weights once more: the run may have been killed after it saved their checkpoint."""
+        """Write the best weights once more, where their checkpoint is whole; else those written with it stay.
+
+        Raises:
+            UserError: the checkpoint is damaged, and nothing was written with it
+        """
         best = Checkpoints(self.run.checkpoints).best
-        if best.exists():
+        if not best.exists():
+            return
+        try:
             self.write_weights(load_checkpoint(best))
+        except UserError as error:
+            if not self.run.classifier.exists():
+                raise
+            logger.warning("%s; %s, written with it, stays as it is", error, self.run.classifier)
 
     def write_weights(self, state: dict[str, Any]) -> None:
         """Write a checkpoint's weights as the run's result, the averaged ones if `best` says so."""

@@ -54,7 +54,14 @@ class Trained:
         """Return what prepares images for this network; workers are chosen where none is given."""
         card, workers = self.card, choose_workers(device, workers)
         return EvaluationReader(
-            card.image_size, card.crop_pct, card.mean, card.std, batch_size, workers, device
+            card.image_size,
+            card.crop_pct,
+            card.mean,
+            card.std,
+            batch_size,
+            workers,
+            device,
+            gaps=card.no_data is not None,
         )
 
 
@@ -157,6 +164,7 @@ def save_network(
         std=std,
         crop_pct=config.crop_pct,
         value_range=config.images.value_range,
+        no_data=config.images.no_data,
         metrics=metrics,
         averaged=config.keeps_averaged,
     )

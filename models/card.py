@@ -37,6 +37,7 @@ class Card:
         mean, std: of pixels in 0..1, by channel
         crop_pct: fraction of the short side that evaluation crops
         value_range: values of 16-bit and float images that become 0 and 1
+        no_data: stored values of images that are none: a number, nan or mask
         metrics: what was measured of these weights, by name
         averaged: whether they are a moving average of the weights in training, and not the last step's
         pretraining: what made an encoder: data, epochs, mask_ratio
@@ -50,6 +51,7 @@ class Card:
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None
     value_range: tuple[float, float] | None = None
+    no_data: float | str | None = None
     metrics: Mapping[str, float] | None = None
     averaged: bool | None = None
     pretraining: Mapping[str, Any] | None = None

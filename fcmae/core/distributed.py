@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fcmae.core.errors import TransientError, UserError
+from fcmae.core.errors import TransientError, UserError, explain
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a process that is alone needs nothing of it here
     from torch import Tensor
@@ -161,7 +161,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     The others wait for two hours, not for the minutes of `joined`: looking through a large folder takes time.
 
     Raises:
-        UserError: in rank zero, where `make` raises it
+        UserError: in rank zero, where `make` raises it, or an error of the system that has a remedy
         SystemExit: with the status that the error gives, in the others then
     """
     if current_world().size == 1:
@@ -174,6 +174,10 @@ def from_rank_zero(make: Callable[[], T]) -> T:
             shared[0] = make()
         except UserError as error:
             shared[1] = error
+        except OSError as error:
+            shared[1] = explain(error)
+            if shared[1] is None:
+                raise
     dist.broadcast_object_list(shared, src=0, group=_rank_zero_group)
     if shared[1] is not None:
         raise_together(shared[1])

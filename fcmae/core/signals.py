@@ -1,5 +1,6 @@
 """A request to stop, noticed between two steps instead of in the middle of one."""
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -7,20 +8,23 @@ from typing import Any
 
 from fcmae.core.distributed import max_over_processes
 
-# By weight: the last is a cluster's warning that a job is about to be preempted or to reach its time limit.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# By weight: the first is a terminal that is gone, the last a cluster's warning that a job is about to be
+# preempted or to reach its time limit.
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopSignals:
-    """A context in which the first SIGTERM, SIGUSR2 or Ctrl-C only sets `received`.
+    """A context in which the first SIGHUP, SIGTERM, SIGUSR2 or Ctrl-C only sets `received`.
 
     After it, a Ctrl-C acts as it did before: a person will wait no longer. A cluster sends several signals:
-    the weightiest is remembered. Former handlers are back on leaving the context. Main thread only.
+    the weightiest is remembered. A SIGHUP that is ignored, as nohup has it, stays so. Former handlers are
+    back on leaving the context. Main thread only.
     """
 
     def __init__(self) -> None:
         self._weight = 0
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._terminals: list[int] = []
 
     @property
     def received(self) -> int | None:
@@ -28,7 +32,9 @@ class StopSignals:
         return STOP_SIGNALS[self._weight - 1] if self._weight else None
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        taken = [number for number in STOP_SIGNALS if not is_ignored_hangup(number)]
+        self._previous = {number: signal.signal(number, self._receive) for number in taken}
         return self
 
     def __exit__(
@@ -46,11 +52,24 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal, and let the next Ctrl-C act as it did before."""
+        if number == signal.SIGHUP:
+            self._leave_terminal()
         self._weight = max(self._weight, 1 + STOP_SIGNALS.index(signal.Signals(number)))
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+
+    def _leave_terminal(self) -> None:
+        """Send to nowhere what goes to a terminal: it is gone, and every write to it an error."""
+        with open(os.devnull, "w") as nowhere:
+            for stream in self._terminals:
+                os.dup2(nowhere.fileno(), stream)
 
     def _restore(self) -> None:
         """Bring the former handlers back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def is_ignored_hangup(number: int) -> bool:
+    """Return whether a signal is SIGHUP, and ignored, as nohup leaves it."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN

@@ -1,6 +1,8 @@
 """The settings of how images are read and augmented."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from fcmae.core.errors import UserError
 
@@ -19,20 +21,30 @@ class ImagesConfig:
         crop_scale: smallest and largest fraction of an image's area that a random crop takes
         hflip: mirror left to right with probability 1/2
         vflip: mirror top to bottom with probability 1/2
-        mean: per-channel mean of pixels in 0..1, by default ImageNet's for 3 channels, else 0.5
-        std: per-channel standard deviation of pixels in 0..1, by default ImageNet's for 3 channels, else 0.25
+        turns: turn by a random multiple of 90 degrees
+        mean: per-channel mean of pixels in 0..1, by default ImageNet's for 3 channels, else measured
+        std: per-channel standard deviation of pixels in 0..1, by default ImageNet's for 3 channels, else
+            measured
         max_broken: fraction of the images that may be broken; a run that meets more ends
         value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
+        no_data: stored values that are none, filled with the mean and never asked for: a number, as -9999;
+            nan, for all that is not finite; mask, where the last channel of the file is 0
     """
 
     workers: int | None = None
     crop_scale: tuple[float, float] = (0.2, 1.0)
     hflip: bool = True
     vflip: bool = False
+    turns: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     max_broken: float = 1.0
     value_range: tuple[float, float] | None = None
+    no_data: Literal["nan", "mask"] | float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.no_data, float) and math.isnan(self.no_data):
+            self.no_data = "nan"  # it equals itself, and so a run its own settings
 
     def check(self) -> None:
         """Refuse values outside their range.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcmae.data.pictures import IN_CHANS, Picture, read_picture
 from fcmae.data.suffixes import MAX_PIXELS, find_format
+from fcmae.data.validity import MASK, THERE, NoData, find_data
 
 ValueRange = tuple[float, float]
 
@@ -38,6 +39,7 @@ def read_image(
     channels: int,
     *,
     value_range: ValueRange | None = None,
+    no_data: NoData | None = None,
     max_pixels: int = MAX_PIXELS,
     content: bytes | None = None,
 ) -> Tensor:
@@ -53,18 +55,22 @@ def read_image(
         channels: number of channels of the result
         value_range: values of 16-bit, integer and float images that become 0 and 255, others are clipped; by
             default the full range of 16 bits, and 0..1 of floats
+        no_data: which stored values are none: this number; nan, all that is not finite (which goes for a
+            number, too); or mask, where the file's last channel, a TIFF's last sample or transparency, is 0
         max_pixels: images of more pixels are refused before they are decoded
         content: the bytes, where the path is only what they are called, as in an archive
 
     Returns:
-        uint8 (C, H, W), in memory often channels last
+        uint8 (C, H, W), in memory often channels last; with `no_data` (2 C, H, W), see `fcmae.data.validity`
 
     Raises:
-        BrokenImage: the file is missing, damaged, too large, or has the wrong number of channels
+        BrokenImage: the file is missing, damaged, too large, without any data, or has the wrong number of
+            channels
     """
     path = Path(path)
+    wanted = channels if no_data != MASK else 4 if channels in (1, 3) else channels + 1
     try:
-        return _to_tensor(_read(path, channels, max_pixels, content), channels, value_range)
+        return to_image(_read(path, wanted, max_pixels, content), channels, value_range, no_data)
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise BrokenImage(path, _reason(error)) from error
 
@@ -108,24 +114,66 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _to_tensor(picture: Picture, channels: int, value_range: ValueRange | None) -> Tensor:
-    """Take the wanted channels of a picture, scale them to uint8 and turn them to (C, H, W)."""
-    array = picture.array if picture.array.ndim == 3 else picture.array[:, :, None]
+def to_image(
+    picture: Picture, channels: int, value_range: ValueRange | None = None, no_data: NoData | None = None
+) -> Tensor:
+    """Take the wanted channels of a picture, scale them to uint8 and turn them to (C, H, W) or (2 C, H, W).
+
+    Args:
+        picture: stored values; with no_data mask, its last channel is the mask
+        channels, value_range, no_data: see `read_image`
+
+    Raises:
+        ValueError: the picture has other channels, values that nothing maps to 0..255, or no data at all
+    """
+    array, has_alpha, mask = picture.array, picture.alpha, None
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if no_data == MASK:
+        array, has_alpha, mask = array[:, :, :-1], False, array[:, :, -1:] != 0
     if channels in (1, 3) and picture.colour:
         array = array[:, :, :3]
-    elif channels in (1, 3) and picture.alpha:
+    elif channels in (1, 3) and has_alpha:
         array = array[:, :, :-1]
-    to_grey = channels == 1 and picture.colour
+    to_grey = channels == 1 and picture.colour and array.shape[2] == 3
     if not to_grey:
         _check_channels(array, channels)
+    there = None
+    if no_data is not None:
+        there = find_data(array, no_data) if mask is None else np.broadcast_to(mask, array.shape)
+        array = _fill_gaps(array, there)
     if array.dtype != np.uint8 or to_grey or picture.white_is_zero:
         scaled = _scale(array, value_range)
         if to_grey:
             scaled = (scaled @ _LUMA)[:, :, None]
         array = np.rint(255 - scaled if picture.white_is_zero else scaled).astype(np.uint8)
+    values = _to_planes(array, channels)
+    if there is None:
+        return values
+    gaps = _to_planes(~(there.all(2, keepdims=True) if to_grey else there), channels)
+    return torch.cat([values.masked_fill(gaps, 0), torch.where(gaps, 0, THERE).to(torch.uint8)])
+
+
+def _to_planes(array: np.ndarray, channels: int) -> Tensor:
+    """Turn (H, W, C) or (H, W, 1) to (C, H, W)."""
     if not array.flags.writeable or min(array.strides) < 0:
         array = array.copy()
     return torch.from_numpy(array).permute(2, 0, 1).expand(channels, -1, -1)
+
+
+def _fill_gaps(array: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Put a value that is there wherever none is, so that no garbage is looked at.
+
+    Raises:
+        ValueError: there is none at all
+    """
+    if there.all():
+        return array
+    data = array[there]
+    if not data.size:
+        raise ValueError("holds no data, by what --images.no-data says")
+    filled: np.ndarray = np.where(there, array, data[0])
+    return filled
 
 
 def _check_channels(array: np.ndarray, channels: int) -> None:
@@ -155,6 +203,6 @@ def _scale(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     with np.errstate(all="ignore"):  # what is not finite is told below
         scaled = (array.astype(np.float32) - low) * (255 / (high - low))
     if not np.isfinite(scaled).all():
-        raise ValueError("has values that are not finite")
+        raise ValueError("has values that are not finite: where they mean no data, --images.no-data nan")
     clipped: np.ndarray = scaled.clip(0, 255)
     return clipped

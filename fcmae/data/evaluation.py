@@ -50,6 +50,7 @@ class EvaluationReader:
         batch_size: images of one batch and process; the last batch has what is left
         workers: processes that read; 0 reads in this one
         device: where the images go
+        gaps: whether images say which of their values are there, see `fcmae.data.validity`
     """
 
     image_size: Size
@@ -59,6 +60,7 @@ class EvaluationReader:
     batch_size: int
     workers: int
     device: torch.device
+    gaps: bool = False
 
     def read_once(self, source: ImageSource) -> Iterator[EvaluationBatch]:
         """Read this process's part of all images: process r of w reads images r, r + w, r + 2 w and so on.
@@ -72,9 +74,11 @@ class EvaluationReader:
         """
         world = current_world()
         rows = -(-len(source) // world.size)
-        black = torch.zeros(len(self.mean), *self.image_size, dtype=torch.uint8)
+        channels = len(self.mean)
+        black = torch.zeros(channels * (1 + self.gaps), *self.image_size, dtype=torch.uint8)
+        transform = resize_center_crop(self.image_size, self.crop_pct, channels=channels)
         mine = range(world.rank, world.rank + rows * world.size, world.size)
-        dataset = _EvaluationDataset(source, resize_center_crop(self.image_size, self.crop_pct), black)
+        dataset = _EvaluationDataset(source, transform, black)
         keys = (list(mine[i : i + self.batch_size]) for i in range(0, rows, self.batch_size))
         for batch in Loader(dataset, keys, self.workers, self.device):
             images = to_float(batch.to(self.device).data, self.mean, self.std)

@@ -21,6 +21,7 @@ from fcmae.data.classes import split_by_class
 from fcmae.data.decode import BrokenImage, ValueRange, read_image
 from fcmae.data.index import ImageIndex
 from fcmae.data.parts import read_part
+from fcmae.data.validity import NoData
 
 NOTHING = -1  # what a worker holds between two images
 
@@ -34,7 +35,10 @@ class ImageSource(Protocol):
         """Return what to call image i in a report."""
 
     def read(self, i: int) -> Tensor:
-        """Read image i as uint8 (C, H, W); raise BrokenImage where that cannot be."""
+        """Read image i as uint8 (C, H, W); raise BrokenImage where that cannot be.
+
+        Where the user names no-data values, it is (2 C, H, W), see `fcmae.data.validity`.
+        """
 
 
 class FolderSource:
@@ -44,10 +48,17 @@ class FolderSource:
         index: the list
         channels: C, see `read_image`
         value_range: values of 16-bit and float images that become 0 and 255, by default their full range
+        no_data: which stored values are none, see `read_image`
     """
 
-    def __init__(self, index: ImageIndex, channels: int, value_range: ValueRange | None = None) -> None:
-        self.index, self.channels, self.value_range = index, channels, value_range
+    def __init__(
+        self,
+        index: ImageIndex,
+        channels: int,
+        value_range: ValueRange | None = None,
+        no_data: NoData | None = None,
+    ) -> None:
+        self.index, self.channels, self.value_range, self.no_data = index, channels, value_range, no_data
 
     def __len__(self) -> int:
         return len(self.index)
@@ -63,7 +74,9 @@ class FolderSource:
             content = read_part(self.index, i)
         except (OSError, ValueError) as error:
             raise BrokenImage(path, str(error)) from error
-        return read_image(path, self.channels, value_range=self.value_range, content=content)
+        return read_image(
+            path, self.channels, value_range=self.value_range, no_data=self.no_data, content=content
+        )
 
     def read_bytes(self, i: int) -> bytes:
         """Read the bytes of image i as they lie there.

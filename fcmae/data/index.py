@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from fcmae.core.distributed import current_world
-from fcmae.core.errors import UserError
+from fcmae.core.errors import UserError, explain
 from fcmae.core.files import write_atomically
 from fcmae.data.scan import walk
 from fcmae.data.suffixes import (
@@ -131,6 +131,7 @@ class ImageIndex:
 
         Raises:
             UserError: the file is missing, damaged or something else
+            TransientError: it cannot be read now
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -140,6 +141,8 @@ class ImageIndex:
                 notes = json.loads(str(file["notes"])) if "notes" in file else {}
                 root = str(file["root"])
                 return _checked(cls(root, file["names"], file["offsets"], columns=columns, notes=notes))
+        except OSError as error:
+            raise explain(error, Path(path)) or UserError(f"{path} is no list of images ({error})") from None
         except _NOT_AN_INDEX as error:
             raise UserError(f"{path} is no list of images ({error}): delete it to scan anew") from None
 

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -210,7 +210,7 @@ def _read_with_pillow(image: Image.Image, channels: int) -> Picture:
     orientation = _orientation(image)  # that of a TIFF has been seen to by loading it
     if channels in PILLOW_MODES and image.mode not in (*_DEEP_MODES, PILLOW_MODES[channels]):
         image = image.convert(PILLOW_MODES[channels])
-    return Picture(_upright(np.asarray(image), orientation))
+    return Picture(_upright(np.asarray(image), orientation), colour=image.mode in ("RGB", "RGBA"))
 
 
 def _has_transparency(image: Image.Image) -> bool:
@@ -248,11 +248,12 @@ def _read_tiff_with_pillow(file: BinaryIO, channels: int, max_pixels: int) -> Pi
         return None
     is_grey = image.mode != "P" and len(image.getbands()) == 1
     if channels > 1 and is_grey and getattr(image, "n_frames", 1) == channels:
-        array = np.stack([_read_page(image, page, max_pixels) for page in range(channels)], axis=-1)
+        pages = [_read_page(image, page, max_pixels) for page in range(channels)]
+        picture = Picture(np.stack(pages, axis=-1))
     else:
-        array = _read_with_pillow(image, channels).array
+        picture = _read_with_pillow(image, channels)
     is_deep = image.mode in _DEEP_MODES  # Pillow itself turns white of 8 bits to 255
-    return Picture(array, white_is_zero=is_deep and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    return replace(picture, white_is_zero=is_deep and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 
 
 def _is_beyond_pillow(tags: Any, channels: int) -> bool:

@@ -13,7 +13,12 @@ CAMERA_BITS = (8, 10, 12, 14)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, float] | None) -> None:
+def check_pixels(
+    index: ImageIndex,
+    channels: int,
+    value_range: tuple[float, float] | None,
+    no_data: float | str | None = None,
+) -> None:
     """Refuse images of another number of channels, or whose values would become a few shades of 256.
 
     Where all of a few images are of 8 bits, nothing is decoded and torch is not imported.
@@ -22,18 +27,19 @@ def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, flo
         index: the images, of which a few from all over the list are looked at
         channels: of the images, as the run reads them
         value_range: values that become black and white, by default the whole range of 16 bits
+        no_data: values that are none, see `fcmae.data.config.ImagesConfig`
 
     Raises:
         UserError: no image can be read so, or those of 16 bits use less than a quarter of their range
     """
     numbers = index.spread(TRIES)
     deep = [number for number in numbers if _may_be_deep(index, number)]
-    if not deep and channels in (1, 3):
+    if not deep and channels in (1, 3) and no_data is None:
         return
     from fcmae.data.decode import read_array
     from fcmae.data.images import FolderSource
 
-    FolderSource(index, channels, value_range).check()
+    FolderSource(index, channels, value_range, no_data).check()
     if value_range is not None:
         return
     limits: list[int] = []
@@ -41,7 +47,8 @@ def check_pixels(index: ImageIndex, channels: int, value_range: tuple[float, flo
         with suppress(Exception):  # damaged files make decoders raise nearly anything
             array = read_array(index.path(number), channels, content=read_part(index, number))
             if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-                limits += int(array.min()), int(array.max())
+                data = array if no_data in (None, "mask") else array[array != no_data]
+                limits += int(data.min()), int(data.max())
     if limits and max(limits) - min(limits) < USED * 65536:
         black, white = _suggested(min(limits), max(limits))
         raise UserError(

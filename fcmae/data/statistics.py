@@ -48,7 +48,7 @@ class Moments:
         self._sums = torch.zeros(3, channels, dtype=torch.int64)  # of values, of squares; how many values
 
     def add(self, images: Tensor) -> None:
-        """Add uint8 (C, H, W) or (B, C, H, W), or of 2 C: what is not there, see `split_validity`, is left out."""
+        """Add uint8 ([B,] C, H, W) or ([B,] 2 C, H, W), of which only the values count that are there."""
         values, there = split_validity(images if images.ndim == 4 else images[None], self.channels)
         self.images += len(values)
         numbers = values.to(torch.int64)
@@ -103,7 +103,7 @@ def measure_statistics(
     mine = range(world.rank, count, world.size)
     keys = [(0, number * len(source) // count) for number in mine]
     batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
-    dataset = ImageDataset(source, resize_center_crop(image_size), seed=0)
+    dataset = ImageDataset(source, resize_center_crop(image_size, channels=channels), seed=0)
     moments = Moments(channels)
     for batch in Loader(dataset, batches, workers, torch.device("cpu")):
         moments.add(batch.data)

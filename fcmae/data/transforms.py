@@ -9,11 +9,12 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
+from fcmae.data.validity import resize_data, split_validity
 
 Size = tuple[int, int]
 Transform = Callable[[Tensor], Tensor]
@@ -26,7 +27,13 @@ BICUBIC = InterpolationMode.BICUBIC
 
 
 def random_crop_flip(
-    image_size: Size, scale: tuple[float, float] = (0.2, 1.0), hflip: bool = True, vflip: bool = False
+    image_size: Size,
+    scale: tuple[float, float] = (0.2, 1.0),
+    hflip: bool = True,
+    vflip: bool = False,
+    *,
+    turns: bool = False,
+    channels: int | None = None,
 ) -> Transform:
     """Make the pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
 
@@ -35,21 +42,25 @@ def random_crop_flip(
         scale: smallest and largest fraction of the area that is cropped
         hflip: mirror left to right with probability 1/2
         vflip: mirror top to bottom with probability 1/2
+        turns: turn by 0, 90, 180 or 270 degrees, each with probability 1/4
+        channels: C, where images may say which of their values are there, see `fcmae.data.validity`
 
     Returns:
         a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator; it
         can be pickled, as all transforms here, for workers that are spawned
     """
-    return partial(_random_crop_flip, image_size=image_size, scale=scale, hflip=hflip, vflip=vflip)
+    resize = _resize(image_size, channels)
+    return partial(_random_crop_flip, resize=resize, scale=scale, hflip=hflip, vflip=vflip, turns=turns)
 
 
 def _random_crop_flip(
-    image: Tensor, image_size: Size, scale: tuple[float, float], hflip: bool, vflip: bool
+    image: Tensor, resize: Transform, scale: tuple[float, float], hflip: bool, vflip: bool, turns: bool
 ) -> Tensor:
-    """Crop, resize and flip uint8 (C, H, W)."""
+    """Turn, crop, resize and flip uint8 (C, H, W)."""
+    if turns:
+        image = torch.rot90(image, int(torch.randint(4, ())), (-2, -1))
     box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
-    crop = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
-    image = F.resize(crop, list(image_size), interpolation=BICUBIC, antialias=True)
+    image = resize(F.crop(image, *box).clone())  # resizing a copy is faster than resizing a view
     if hflip and torch.rand(()) < 0.5:
         image = F.horizontal_flip(image)
     if vflip and torch.rand(()) < 0.5:
@@ -57,7 +68,15 @@ def _random_crop_flip(
     return image
 
 
-def resize_center_crop(image_size: Size, crop_pct: float = CROP_PCT) -> Transform:
+def _resize(size: Size, channels: int | None) -> Transform:
+    """Make the resizing of uint8 (C, H, W) or (2 C, H, W), see `resize_data`."""
+    resize = partial(F.resize, size=list(size), interpolation=BICUBIC, antialias=True)
+    return resize if channels is None else partial(resize_data, channels=channels, resize=resize)
+
+
+def resize_center_crop(
+    image_size: Size, crop_pct: float = CROP_PCT, *, channels: int | None = None
+) -> Transform:
     """Make the usual evaluation transform: resize to cover `image_size / crop_pct`, crop the centre.
 
     To 384 pixels and more, images are resized straight, without regard to `crop_pct`, as for ConvNeXt's
@@ -66,19 +85,20 @@ def resize_center_crop(image_size: Size, crop_pct: float = CROP_PCT) -> Transfor
     Args:
         image_size: (height, width) of the result
         crop_pct: fraction of the resized image's short side that the crop takes
+        channels: C, where images may say which of their values are there, see `fcmae.data.validity`
 
     Returns:
         a function from uint8 (C, H, W) to uint8 (C, *image_size)
     """
     if min(image_size) >= STRAIGHT_FROM:
-        straight: Transform = v2.Resize(image_size, interpolation=BICUBIC, antialias=True)
-        return straight
+        return _resize(image_size, channels)
     covered = int(image_size[0] / crop_pct), int(image_size[1] / crop_pct)
-    return partial(_resize_center_crop, image_size=image_size, covered=covered)
+    resize = partial(_resize_center_crop, image_size=image_size, covered=covered)
+    return resize if channels is None else partial(resize_data, channels=channels, resize=resize)
 
 
 def _resize_center_crop(image: Tensor, image_size: Size, covered: Size) -> Tensor:
-    """Resize uint8 (C, H, W) to cover a size, and crop its centre."""
+    """Resize uint8 or float32 (C, H, W) to cover a size, and crop its centre."""
     size = _covering_size(image.shape[-2], image.shape[-1], covered)
     if any(whole > THIN * kept for whole, kept in zip(size, image_size, strict=True)):
         return _resize_centre(image, size, image_size)
@@ -88,16 +108,19 @@ def _resize_center_crop(image: Tensor, image_size: Size, covered: Size) -> Tenso
 
 
 def _resize_centre(image: Tensor, size: Size, crop: Size) -> Tensor:
-    """Resize uint8 (C, H, W) to a size of which only the centre is computed: bicubic, as Pillow defines it.
+    """Resize (C, H, W) to a size of which only the centre is computed: bicubic, as Pillow defines it.
 
-    Of 1 x 20000 pixels, enlarged to 256 x 5120000, the centre needs five. Columns come first, and their
-    result is rounded, as in the resizing of all pixels, from which this differs by a level at most.
+    Of 1 x 20000 pixels, enlarged to 256 x 5120000, the centre needs five. Columns come first, and of uint8
+    their result is rounded, as in the resizing of all pixels, from which this differs by a level at most.
     """
     for dim in (-1, -2):
         start = round((size[dim] - crop[dim]) / 2)
         first, weights = _bicubic_weights(image.shape[dim], size[dim], start, crop[dim])
         window = image.narrow(dim, first, weights.shape[1]).movedim(dim, -1).float()
-        image = (window @ weights.T).round_().clamp_(0, 255).to(torch.uint8).movedim(-1, dim)
+        resized = window @ weights.T
+        if image.dtype == torch.uint8:
+            resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+        image = resized.movedim(-1, dim)
     return image.contiguous()
 
 
@@ -150,16 +173,18 @@ def to_float(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     """Normalise a batch on the device it is on.
 
     Args:
-        images: uint8 (B, C, H, W)
+        images: uint8 (B, C, H, W), or (B, 2 C, H, W) with what is there, see `fcmae.data.validity`
         mean: of pixels in 0..1, C numbers
         std: of pixels in 0..1, C numbers
 
     Returns:
-        float32 (B, C, H, W): (images / 255 - mean) / std
+        float32 (B, C, H, W): (images / 255 - mean) / std; 0 where nothing is there
     """
+    images, there = split_validity(images, len(mean))
     shift = _per_channel(tuple(255 * value for value in mean), images.device)
     scale = _per_channel(tuple(1 / (255 * value) for value in std), images.device)
-    return images.to(torch.float32).sub_(shift).mul_(scale)
+    normalised = images.to(torch.float32).sub_(shift).mul_(scale)
+    return normalised if there is None else normalised.masked_fill_(~there, 0.0)
 
 
 @lru_cache(maxsize=8)  # copying them to a GPU anew would make every step wait

@@ -8,10 +8,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError, UserError, explain
 from fcmae.core.files import TEMPORARY_SUFFIX, is_intact, replace_durably, seal, write_atomically
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of what a run saves; one that another version could not go on from gets the next number
+PARTS = {"model", "optimizer", "scaler", "progress", "data"}  # of what a run saves, at least
 
 
 class Checkpoints:
@@ -67,37 +70,50 @@ class Checkpoints:
 
         path = self._path(step)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # alone: a run that was deleted is not begun anew
             self.tidy(step)
             with write_atomically(path) as file:
                 torch.save(state, file)
                 seal(file)
             if best:
                 self.mark_best(step)
+            self.tidy(step)
+            for future in self.files():
+                if future > path:
+                    future.unlink()
         except OSError as error:
-            raise UserError(self._cannot_write(path, error)) from error
+            raise self._cannot_write(path, error) from error
         except RuntimeError as error:  # torch.save's own complaint about a write that failed hides the reason
             if not isinstance(error.__context__, OSError):
                 raise
-            raise UserError(self._cannot_write(path, error.__context__)) from error
-        self.tidy(step)
-        for future in self.files():
-            if future > path:
-                future.unlink()
+            raise self._cannot_write(path, error.__context__) from error
         return path
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that is whole, on the CPU, if one was ever saved.
+        """Return the newest checkpoint that is whole and a run's, on the CPU, if one was ever saved.
 
         Raises:
-            UserError: there are checkpoints and every one is damaged
+            UserError: there are checkpoints and every one is damaged, or the newest is of a newer version
+            TransientError: one cannot be read now: it is not given up for an older one
         """
         files = self.files()
         for path in reversed(files):
             try:
-                return load_checkpoint(path)
+                state = load_checkpoint(path)
+                missing = PARTS - state.keys()
+                if missing:
+                    raise UserError(f"{path}: no checkpoint of a run (without {', '.join(sorted(missing))})")
+            except TransientError:
+                raise
             except UserError as error:
                 logger.warning("%s; falling back to the checkpoint before it", error)
+                continue
+            if state.setdefault("format", 1) != FORMAT:
+                raise UserError(
+                    f"{path}: written by another version of fcmae (format {state['format']}, where this one "
+                    f"reads {FORMAT}): use that version, or choose another --out"
+                )
+            return state
         if files:
             raise UserError(f"{self.folder}: all {len(files)} checkpoints are damaged; start again elsewhere")
         return None
@@ -133,16 +149,16 @@ class Checkpoints:
         for old in [path for path in self.files() if path <= self._path(step)][: -self.keep]:
             old.unlink()
 
-    def _cannot_write(self, path: Path, error: OSError) -> str:
-        """Return the message of a checkpoint that cannot be written."""
+    def _cannot_write(self, path: Path, error: OSError) -> UserError:
+        """Return the error of a checkpoint that cannot be written: what happened, what is left."""
+        explained = explain(error, path) or TransientError(f"{path}: {error}; repeat the command")
         try:
-            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB are free"
+            kept = len(self.files())
+            left = f"{kept} saved before it, untouched" if kept else "none was saved before it"
+            left += f"; {shutil.disk_usage(self.folder).free / 1e6:.0f} MB are free"
         except OSError:
-            free = "the folder is gone"
-        return (
-            f"{path}: the checkpoint cannot be written ({error.strerror}); {free}. Earlier checkpoints are "
-            f"untouched: make room (or lower loop.keep) and start the same command again"
-        )
+            left = "its folder is gone"
+        return type(explained)(f"the checkpoint cannot be written: {explained}; {left}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -153,6 +169,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file is absent, damaged or not a checkpoint
+        TransientError: it cannot be read now
     """
     import torch  # here, so that a folder can be looked through before that takes seconds
 
@@ -165,7 +182,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
     except OSError as error:
-        raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+        raise explain(error, path) or UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of ours (holds a {type(state).__name__})")
     return state

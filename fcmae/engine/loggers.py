@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.core.files import write_atomically
+from fcmae.core.files import named, write_atomically
 from fcmae.engine.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class JsonLines(Logger):
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a record."""
-        with self.run.log_file.open("a", encoding="utf-8") as file:
+        with named(self.run.log_file), self.run.log_file.open("a", encoding="utf-8") as file:
             file.write(json_line(record))
 
     def rewind(self, step: int, finished_epochs: int) -> None:

@@ -22,7 +22,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, metric: str = "lo
         path: the PNG
         metric: name of what chooses the best epoch
     """
-    if any(record.get("loss") is not None for record in records):
+    if any(map(_has_step, records)):
         save_figure(plot_curves(records, metric), path)
 
 
@@ -34,9 +34,11 @@ def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figu
             whole epoch `epoch`, `epoch_loss` and metrics; others are passed over, and at least one has a loss
         metric: name of that metric in the records of whole epochs; the loss has no axes beside its own
     """
-    steps = [record for record in records if record.get("loss") is not None]
-    epochs = [record for record in records if record.get("epoch_loss") is not None]
-    measured = [record for record in epochs if metric != "loss" and record.get(metric) is not None]
+    steps = [record for record in records if _has_step(record)]
+    epochs = [record for record in records if _holds_numbers(record, "epoch_loss", "epoch")]
+    measured = [
+        record for record in epochs if metric != "loss" and isinstance(record.get(metric), int | float)
+    ]
     columns = 4 if measured else 3
     figure = Figure(figsize=(3.67 * columns, 3.2), layout="constrained")
     loss, rate, speed, *others = figure.subplots(1, columns)
@@ -67,6 +69,16 @@ def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figu
         axes.plot([record["epoch"] for record in measured], values, color=ORANGE, linewidth=1.8)
         _style(axes, f"{metric}, at the end {values[-1]:.1f}")
     return figure
+
+
+def _has_step(record: dict[str, Any]) -> bool:
+    """Return whether a record is of a few steps with a finite loss."""
+    return _holds_numbers(record, "loss", "epoch", "lr", "images_per_s")
+
+
+def _holds_numbers(record: dict[str, Any], *names: str) -> bool:
+    """Return whether all of these are numbers: the log may have been damaged, and null is not finite."""
+    return all(isinstance(record.get(name), int | float) for name in names)
 
 
 def _style(axes: Axes, title: str) -> None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 import yaml
 
 from fcmae.core.distributed import current_world
-from fcmae.core.errors import UserError
+from fcmae.core.errors import UserError, explain
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
 from fcmae.models.card import CHECKPOINTS, CLASSIFIER, ENCODER
 
@@ -85,6 +85,7 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run or something that is no run
         """
+        self._refuse_misplaced()
         resumed = self.started
         if resumed:
             if not resume:
@@ -117,9 +118,18 @@ class RunFolder:
                 with write_atomically(self.config) as file:
                     file.write(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise UserError(f"{self.path} cannot be written ({reason}); choose another folder") from error
+                raise explain(error, self.path) or UserError(
+                    f"{self.path} cannot be written ({error}); choose another folder"
+                ) from error
         return resumed
+
+    def _refuse_misplaced(self) -> None:
+        """Refuse a folder where the run keeps a file, and the reverse: it would fail there after hours."""
+        folders = {self.tensorboard, self.checkpoints, self.code, self.jobs}
+        for path in (each for each in vars(self).values() if isinstance(each, Path) and each != self.path):
+            if path.exists() and path.is_dir() != (path in folders):
+                kinds = ("folder", "file") if path in folders else ("file", "folder")
+                raise UserError(f"{path} is a {kinds[1]}, where a run keeps a {kinds[0]}: move it away")
 
     def _holds_something_else(self, config: dict[str, Any]) -> bool:
         """Return whether there is more here than a run leaves that failed before its first step."""
@@ -133,16 +143,18 @@ class RunFolder:
         return not there <= ours
 
     def records(self) -> list[dict[str, Any]]:
-        """Return all whole records of the log, oldest first; `fcmae.engine.loggers` says what they hold."""
+        """Return all whole records of the log, oldest first; `fcmae.engine.loggers` says what they hold.
+
+        Lines that are none are passed over, with a warning but for the last, which a kill leaves unfinished.
+        """
         if not self.log_file.exists():
             return []
-        records = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:  # the line that a killed process was writing
-                continue
-        return records
+        lines = self.log_file.read_bytes().decode("utf-8", "replace").splitlines()
+        records = [read_record(line) for line in lines]
+        damaged = records[:-1].count(None)
+        if damaged:
+            logger.warning("%s: passed over %d lines that are no records", self.log_file, damaged)
+        return [record for record in records if record is not None]
 
     def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
         """Return how the run in this folder differs from one with these settings, a sentence for each key.
@@ -155,7 +167,7 @@ class RunFolder:
             UserError: config.yaml is not the configuration of a run
         """
         try:
-            there = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
+            there = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
         except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.config} is not a run's configuration; choose another folder") from error
         here = flatten(plain(config))
@@ -206,6 +218,17 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
             if nearest is None or len(differences) < len(nearest[1]):
                 nearest = run.path, differences
     raise AssertionError("unreachable")
+
+
+def read_record(line: str) -> dict[str, Any] | None:
+    """Return the record that a line of the log holds, if it is one."""
+    try:
+        record = json.loads(line)
+        if isinstance(record["step"], int) and ("epoch_loss" not in record or record["epoch"] >= 0):
+            return dict(record)
+    except (ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fcmae.core.distributed import current_world, from_rank_zero, max_over_processes
 from fcmae.core.errors import UserError
 from fcmae.core.signals import StopSignals
-from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.checkpoint import FORMAT, Checkpoints
 from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.loggers import Loggers
@@ -154,15 +154,31 @@ class Trainer:
         state = self.checkpoints.newest()
         if state is not None:
             self._require_same_data(state)
-            self.parallel.load_state_dict(state, self.optimizer)
-            if self.scaler.is_enabled() and state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
-            self._start(Progress(**state["progress"]))
+            self._restore(state)
         self._require_same_start()
         if state is not None:
             from_rank_zero(lambda: self._finish_saving(state))
         self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
         self.display.start_at(self.progress.step)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take the state of a checkpoint.
+
+        Raises:
+            UserError: it does not fit the network, the optimiser or the task
+        """
+        try:
+            self.parallel.load_state_dict(state, self.optimizer)
+            if self.scaler.is_enabled() and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self._start(Progress(**state["progress"]))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{self.checkpoints.folder}: the newest checkpoint does not fit this run's network or "
+                f"settings ({type(error).__name__}: {reason}): move it away to go on from the one before it, "
+                "or choose another --out"
+            ) from error
 
     def _require_same_data(self, state: dict[str, Any]) -> None:
         """Refuse to go on with other images than those that a checkpoint was trained on."""
@@ -257,6 +273,7 @@ class Trainer:
         self.read_metrics()
         self.progress.seconds = time.monotonic() - self.started
         state = {
+            "format": FORMAT,
             **self.parallel.state_dict(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),

@@ -42,9 +42,24 @@ class KnnProbe:
         assert config.probe_data is not None
         workers = choose_workers(device, config.images.workers)
         batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
-        self.reader = EvaluationReader(image_size, CROP_PCT, mean, std, batch_size, workers, device)
+        self.reader = EvaluationReader(
+            image_size,
+            CROP_PCT,
+            mean,
+            std,
+            batch_size,
+            workers,
+            device,
+            gaps=config.images.no_data is not None,
+        )
         options = SourceOptions(
-            len(mean), image_size[0], config.images.value_range, config.data_root, VAL_FRACTION, seed=0
+            len(mean),
+            image_size[0],
+            config.images.value_range,
+            config.data_root,
+            VAL_FRACTION,
+            seed=0,
+            no_data=config.images.no_data,
         )
         self.splits = open_splits(config.probe_data, options)
 

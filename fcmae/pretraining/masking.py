@@ -24,6 +24,39 @@ def random_mask(
     Raises:
         UserError: everything or nothing would be hidden
     """
+    order = _random_order(batch, grid, num_visible, generator)
+    return Mask(order[:, :num_visible].sort(dim=1).values, grid)
+
+
+def random_mask_of_data(
+    has_data: Tensor, grid: tuple[int, int], num_visible: int, generator: torch.Generator | None = None
+) -> Mask:
+    """Draw `num_visible` patches of each image, the same fraction of those with data as of those without.
+
+    A network that saw all empty patches instead, which tell it nothing, would have less to see than the ratio
+    says. Of two patches with data or more, one at least is visible and one hidden. Where all have data, the
+    mask is that of `random_mask`.
+
+    Args:
+        has_data: bool (B, L), on the CPU
+        grid, num_visible, generator: as for `random_mask`
+
+    Raises:
+        UserError: everything or nothing would be hidden
+    """
+    order = _random_order(len(has_data), grid, num_visible, generator)
+    data = has_data.gather(1, order)
+    count = data.sum(1, keepdim=True)
+    of_data = (count * num_visible / data.shape[1]).round().clamp(min=1)
+    of_data = torch.minimum(of_data, (count - 1).clamp(min=0))
+    taken = torch.where(data, data.cumsum(1) <= of_data, (~data).cumsum(1) <= num_visible - of_data)
+    return Mask(order[taken].view(-1, num_visible).sort(dim=1).values, grid)
+
+
+def _random_order(
+    batch: int, grid: tuple[int, int], num_visible: int, generator: torch.Generator | None
+) -> Tensor:
+    """Draw an order of the patches of each image, (B, L), of which the first so many will be visible."""
     if not 0 < num_visible < grid[0] * grid[1]:
         raise UserError(
             f"num_visible {num_visible} of {grid[0]} x {grid[1]} patches: choose 1 to {grid[0] * grid[1] - 1}"
@@ -33,8 +66,7 @@ def random_mask(
         scores = torch.rand(shape, device="cpu")
     else:
         scores = torch.rand(shape, generator=generator, device=generator.device)
-    order = scores.argsort(dim=1)
-    return Mask(order[:, :num_visible].sort(dim=1).values, grid)
+    return scores.argsort(dim=1)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

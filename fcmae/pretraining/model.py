@@ -89,6 +89,7 @@ class FCMAE(nn.Module):
         images: Tensor,
         mask: Mask | Tensor | None = None,
         generator: torch.Generator | None = None,
+        there: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hide patches, encode the others, predict the hidden ones.
 
@@ -96,6 +97,8 @@ class FCMAE(nn.Module):
             images: (B, C, H, W) of `image_size`
             mask: of these images, or (B, L) with 1 where a patch is hidden; by default drawn at the ratio
             generator: draws the mask; by default torch's own on the CPU
+            there: bool (B, C, H, W), false where nothing was measured: such values are seen as 0, and neither
+                asked for nor part of a patch's statistics; by default all are there
 
         Returns:
             loss (), prediction (B, P * P * C, h, w), and the mask (B, L), 1 where a patch is hidden
@@ -108,9 +111,11 @@ class FCMAE(nn.Module):
         if isinstance(mask, Tensor):
             mask = Mask.from_hidden(mask, self.grid)
         mask = mask.to(images.device)
+        if there is not None:
+            images = images.masked_fill(~there, 0.0)
         hidden = mask.hidden
         prediction = self.decode(self.encode(images, mask), hidden)
-        return self.loss(images, prediction, hidden), prediction, hidden
+        return self.loss(images, prediction, hidden, there), prediction, hidden
 
     def encode(self, images: Tensor, mask: Mask) -> Tensor:
         """Return the encoder's map (B, C', h, w), zero at hidden patches.
@@ -163,34 +168,49 @@ class FCMAE(nn.Module):
         prediction: Tensor = self.pred(layout.to_map(x))
         return prediction
 
-    def loss(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
+    def loss(self, images: Tensor, prediction: Tensor, hidden: Tensor, there: Tensor | None = None) -> Tensor:
         """Return the mean squared error on hidden patches, (), in float32 or better.
+
+        Where values are missing, a patch's error is the mean over those that are there, an image's that of
+        its hidden patches with data, and the loss that of the images: it stays the same however a batch is
+        cut, and an image that nothing can be asked of adds 0.
 
         Args:
             images: (B, C, H, W)
             prediction: (B, P * P * C, h, w)
             hidden: (B, L), 1 where a patch is hidden and 0 elsewhere
+            there: bool (B, C, H, W), false where the images have no data, and are 0; by default nowhere
         """
         target = patchify(images, self.patch_size)
+        known = None if there is None else patchify(there.to(target.dtype), self.patch_size)
         if self.norm_pix_loss:
-            mean, std = patch_statistics(target)
+            mean, std = patch_statistics(target, known)
             target = (target - mean) / std
-        error = (prediction.flatten(2).transpose(1, 2) - target).square().mean(-1)
-        return (error * hidden).sum() / hidden.sum().clamp(min=1)  # of no images, none
+        error = (prediction.flatten(2).transpose(1, 2) - target).square()
+        if known is None:
+            return (error.mean(-1) * hidden).sum() / hidden.sum().clamp(min=1)  # of no images, none
+        count = known.sum(-1)
+        asked = hidden * (count > 0)
+        by_patch = (error * known).sum(-1) / count.clamp(min=1)
+        by_image = (by_patch * asked).sum(-1) / asked.sum(-1).clamp(min=1)
+        return by_image.sum() / max(len(images), 1)
 
-    def reconstruct(self, images: Tensor, prediction: Tensor, hidden: Tensor) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, prediction: Tensor, hidden: Tensor, there: Tensor | None = None
+    ) -> Tensor:
         """Return pictures (B, C, H, W): visible pixels as they are, hidden patches as predicted.
 
         The per-patch normalisation is undone with each hidden patch's own mean and standard deviation, which
         the network never saw: a picture shows what it knows of the structure, not of brightness and contrast.
 
         Args:
-            images, prediction, hidden: as for `loss`
+            images, prediction, hidden, there: as for `loss`
         """
         target = patchify(images, self.patch_size)
+        known = None if there is None else patchify(there.to(target.dtype), self.patch_size)
         patches = prediction.flatten(2).transpose(1, 2).to(target.dtype)
         if self.norm_pix_loss:
-            mean, std = patch_statistics(target)
+            mean, std = patch_statistics(target, known)
             patches = patches * std + mean
         patches = torch.where(hidden[..., None] != 0, patches, target)
         return unpatchify(patches, self.patch_size, self.image_size)
@@ -208,6 +228,16 @@ class FCMAE(nn.Module):
         return [(self, (images, Mask(visible, self.grid)))]
 
 
-def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, two (B, L, 1), of patches (B, L, N); 1e-6 is in the variance."""
-    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+def patch_statistics(patches: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, two (B, L, 1), of patches; 1e-6 is in the variance.
+
+    Args:
+        patches: (B, L, N)
+        known: (B, L, N), 1 where a value is there and 0 where it is not, and is 0; by default all are there
+    """
+    if known is None:
+        return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    count = known.sum(-1, keepdim=True)
+    mean = patches.sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = ((patches - mean).square() * known).sum(-1, keepdim=True)
+    return mean, (squares / (count - 1).clamp(min=1) + 1e-6).sqrt()

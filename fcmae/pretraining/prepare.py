@@ -51,7 +51,7 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
         )
     Checkpoints(run.checkpoints).check()
     if lists and not run.started:
-        check_pixels(lists[0], config.network.in_chans, config.images.value_range)
+        check_pixels(lists[0], config.network.in_chans, config.images.value_range, config.images.no_data)
     if not acquire:
         run.check(asdict(config), VOLATILE, resume=config.loop.resume)
         return run

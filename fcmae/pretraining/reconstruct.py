@@ -17,6 +17,7 @@ from fcmae.data.dataset import ImageDataset
 from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float
+from fcmae.data.validity import split_validity
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.pictures import DPI, GREY, save_figure
 from fcmae.engine.run_folder import RunFolder
@@ -24,7 +25,7 @@ from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.masking import random_mask, unpatchify
 from fcmae.pretraining.model import FCMAE
 
-HIDDEN_GREY = 0.5
+HIDDEN_GREY, WHITE = 0.5, 1.0
 SIDE = 1.25  # inches that an image of a grid is wide, with its margin
 
 
@@ -55,15 +56,16 @@ def reconstruct(
     model = FCMAE(**config.model_options())
     model.load_state_dict(state["model"])
     model.to(pick_device(device))
-    source = FolderSource(index, config.network.in_chans, config.images.value_range)
+    source = FolderSource(index, config.network.in_chans, config.images.value_range, config.images.no_data)
     source.check()
-    pictures = few_images(ImageDataset(source, resize_center_crop(model.image_size), seed), count)
+    transform = resize_center_crop(model.image_size, channels=config.network.in_chans)
+    pictures = few_images(ImageDataset(source, transform, seed), count)
     statistics = channel_statistics(config.network.in_chans, config.images.mean, config.images.std)
     draw_reconstructions(model, pictures, *statistics, out, torch.Generator().manual_seed(seed))
 
 
 def few_images(dataset: ImageDataset, count: int) -> Tensor:
-    """Return at most `count` images, evenly spaced, through the data set's transform: uint8 (N, C, H, W)."""
+    """Return at most `count` images, evenly spaced, through the transform of the data set: uint8 (N, ...)."""
     count = min(count, len(dataset))
     return torch.stack([dataset[0, i * len(dataset) // count].data for i in range(count)])
 
@@ -85,20 +87,23 @@ def draw_reconstructions(
 
     Args:
         model: what reconstructs
-        images: uint8 (N, C, H, W) of the model's image size
+        images: uint8 (N, C, H, W) of the model's image size, or (N, 2 C, H, W), see `fcmae.data.validity`,
+            of which white is drawn where no data is
         mean, std: of pixels in 0..1, as in training
         path: the PNG to write
         generator: draws the masks, on the CPU
     """
     device = model.mask_token.device
-    inputs = to_float(images.to(device), mean, std)
+    images = images.to(device)
+    inputs = to_float(images, mean, std)
+    images, there = split_validity(images, len(mean))
     mask = random_mask(len(images), model.grid, model.num_visible, generator)
     model.eval()
     with torch.no_grad():
-        _, prediction, hidden = model(inputs, mask)
-        restored = model.reconstruct(inputs, prediction.float(), hidden)
+        _, prediction, hidden = model(inputs, mask, there=there)
+        restored = model.reconstruct(inputs, prediction.float(), hidden, there)
     scale, shift = (torch.tensor(values, device=device)[:, None, None] for values in (std, mean))
-    original = images.to(device) / 255
+    original = images / 255
     pixels = hidden[..., None].expand(-1, -1, model.patch_size**2)
     is_hidden = unpatchify(pixels, model.patch_size, model.image_size) != 0
     columns = {
@@ -106,6 +111,8 @@ def draw_reconstructions(
         "masked": torch.where(is_hidden, HIDDEN_GREY, original),
         "reconstruction": restored * scale + shift,
     }
+    if there is not None:
+        columns = {title: pictures.masked_fill(~there, WHITE) for title, pictures in columns.items()}
     draw_grid(columns, path, across=2)
 
 

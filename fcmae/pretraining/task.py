@@ -19,6 +19,7 @@ from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.sources import SourceOptions, open_source
 from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
+from fcmae.data.validity import split_validity
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
@@ -30,7 +31,7 @@ from fcmae.models.mask import Mask
 from fcmae.models.storage import save_weights
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.knn import KnnProbe
-from fcmae.pretraining.masking import random_mask
+from fcmae.pretraining.masking import patchify, random_mask, random_mask_of_data
 from fcmae.pretraining.model import FCMAE
 from fcmae.pretraining.reconstruct import draw_reconstructions, few_images
 
@@ -83,13 +84,23 @@ class PretrainTask(Task):
             config.images.value_range,
             config.data_root,
             lists=lists,
+            no_data=config.images.no_data,
         )
         self.source = open_source(config.data, options)
         augment = random_crop_flip(
-            self.model.image_size, config.images.crop_scale, config.images.hflip, config.images.vflip
+            self.model.image_size,
+            config.images.crop_scale,
+            config.images.hflip,
+            config.images.vflip,
+            turns=config.images.turns,
+            channels=config.network.in_chans,
         )
         transform = partial(
-            augment_and_mask, augment=augment, grid=self.model.grid, num_visible=self.model.num_visible
+            augment_and_mask,
+            augment=augment,
+            channels=config.network.in_chans,
+            grid=self.model.grid,
+            num_visible=self.model.num_visible,
         )
         self.dataset = ImageDataset(self.source, transform, config.seed)
         self.steps_per_epoch = len(self.source) // config.batch_size
@@ -125,8 +136,9 @@ class PretrainTask(Task):
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.source, batch.broken)
         images, visible = batch.to(self.device).data
+        _, there = split_validity(images, len(self.mean))
         images = to_float(images, self.mean, self.std)
-        loss, _, _ = self.model(images, Mask(visible, self.model.grid))
+        loss, _, _ = self.model(images, Mask(visible, self.model.grid), there=there)
         return loss, {}
 
     def describe(self, batch: Batch) -> list[str]:
@@ -156,7 +168,8 @@ class PretrainTask(Task):
 
     def draw_reconstructions(self) -> None:
         """Draw reconstructions of the same few images under the same masks."""
-        centred = ImageDataset(self.source, resize_center_crop(self.model.image_size), self.config.seed)
+        transform = resize_center_crop(self.model.image_size, channels=len(self.mean))
+        centred = ImageDataset(self.source, transform, self.config.seed)
         images = few_images(centred, NUM_PICTURES)
         generator = torch.Generator().manual_seed(self.config.seed)
         draw_reconstructions(self.model, images, self.mean, self.std, self.run.reconstructions, generator)
@@ -180,22 +193,33 @@ def encoder_card(
         mean=mean,
         std=std,
         value_range=config.images.value_range,
+        no_data=config.images.no_data,
         pretraining={"data": config.data, "epochs": config.epochs, "mask_ratio": config.mask_ratio},
     )
 
 
 def augment_and_mask(
-    image: Tensor, augment: Callable[[Tensor], Tensor], grid: tuple[int, int], num_visible: int
+    image: Tensor,
+    augment: Callable[[Tensor], Tensor],
+    channels: int,
+    grid: tuple[int, int],
+    num_visible: int,
 ) -> tuple[Tensor, Tensor]:
     """Augment an image and draw its visible patches: in the reader, so that both depend on the sample's seed.
 
     Args:
         image: uint8 (C, H', W')
-        augment: from that to uint8 (C, H, W)
+        augment: from that to uint8 (C, H, W), or (2 C, H, W), see `fcmae.data.validity`
+        channels: C
         grid: (h, w), rows and columns of patches
         num_visible: V
 
     Returns:
-        uint8 (C, H, W) and int64 (V,)
+        the augmented image, and int64 (V,)
     """
-    return augment(image), random_mask(1, grid, num_visible).visible[0]
+    image = augment(image)
+    there = split_validity(image, channels)[1]
+    if there is None:
+        return image, random_mask(1, grid, num_visible).visible[0]
+    has_data = patchify(there[None], image.shape[-1] // grid[1]).any(-1)
+    return image, random_mask_of_data(has_data, grid, num_visible).visible[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from fcmae.core.distributed import find_world
-from fcmae.core.errors import UserError
+from fcmae.core.errors import UserError, explain
 
 Command = Callable[[list[str]], int]  # from the options on its command line to an exit status
 BROKEN_PIPE = 128 + signal.SIGPIPE  # nobody reads standard output
@@ -18,7 +18,7 @@ PLUGINS = "fcmae.plugins"  # the entry point by which packages name modules that
 def exit_status(command: Command, argv: list[str]) -> int:
     """Run a command; return 0, 2 for what the user can mend, or 128 + N after signal N.
 
-    What may be gone the next time is 1: a cluster starts such a job again, and gives up one that ended with 2.
+    What may be gone the next time is 1: a cluster starts such a job again, and gives up one that ended in 2.
     Warnings of the project go to standard error, each text once. Plugins are loaded before.
     """
     handler = logging.StreamHandler()
@@ -27,17 +27,31 @@ def exit_status(command: Command, argv: list[str]) -> int:
     try:
         load_plugins()
         return command(argv)
-    except UserError as error:
-        if error.of_process or talks():
-            print(f"fcmae: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"fcmae: error: {error.strerror}: make room, and repeat the command", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        readable = what_to_do(error)
+        if readable is None:
+            raise
+        if readable.of_process or not isinstance(error, UserError) or talks():
+            print(f"fcmae: error: {readable}", file=sys.stderr)
+        return readable.exit_status
+
+
+def what_to_do(error: Exception) -> UserError | None:
+    """Return an error as a person can read it, with its remedy; None of one that only a programmer can."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return explain(error)
+    if isinstance(error, MemoryError):
+        return explain(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be loaded
+        return UserError(
+            "the GPU's memory ran out: lower batch_size, or raise optim.accumulation_steps, or set "
+            "network.grad_checkpointing; the same command goes on where its settings allow it"
+        )
+    return None
 
 
 def talks() -> bool:

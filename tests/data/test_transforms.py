@@ -49,17 +49,20 @@ def test_a_random_crop_is_pillows_bicubic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hflip", "vflip", "orders"),
+    ("hflip", "vflip", "turns", "orders"),
     [
-        (False, False, {"0123"}),
-        (True, False, {"0123", "1032"}),
-        (False, True, {"0123", "2301"}),
-        (True, True, {"0123", "1032", "2301", "3210"}),
+        (False, False, False, {"0123"}),
+        (True, False, False, {"0123", "1032"}),
+        (False, True, False, {"0123", "2301"}),
+        (True, True, False, {"0123", "1032", "2301", "3210"}),
+        (False, False, True, {"0123", "1302", "3210", "2031"}),
     ],
 )
-def test_flips_are_drawn_where_asked(hflip: bool, vflip: bool, orders: set[str]) -> None:
+def test_flips_and_turns_are_drawn_where_asked(
+    hflip: bool, vflip: bool, turns: bool, orders: set[str]
+) -> None:
     image = torch.arange(4, dtype=torch.uint8).view(1, 2, 2)
-    transform = random_crop_flip((2, 2), scale=(1.0, 1.0), hflip=hflip, vflip=vflip)
+    transform = random_crop_flip((2, 2), scale=(1.0, 1.0), hflip=hflip, vflip=vflip, turns=turns)
     seen = set()
     for key in range(40):
         with seeded(key):

@@ -1,5 +1,6 @@
 """Checkpoints: atomic, few, checked, and safe to read."""
 
+import errno
 import logging
 import os
 import pickle
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from fcmae.core.errors import UserError
-from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
+from fcmae.core.errors import TransientError, UserError
+from fcmae.engine.checkpoint import FORMAT, Checkpoints, load_checkpoint
 from fcmae.models.storage import read_tensors
 
 
 def state(value: float) -> dict[str, Any]:
-    return {"model": {"weight": torch.full((1000,), float(value))}, "progress": {"step": int(value)}}
+    parts = {"format": FORMAT, "optimizer": {}, "scaler": {}, "data": {}}
+    return {"model": {"weight": torch.full((1000,), float(value))}, "progress": {"step": int(value)}, **parts}
 
 
 @pytest.fixture
@@ -162,7 +164,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_absent_checkpoint_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.pt: no such checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="folder lies in the place of a file"):
         load_checkpoint(tmp_path)
 
 
@@ -170,7 +172,9 @@ def test_absent_checkpoint_and_folder_are_named(tmp_path: Path) -> None:
 def test_full_disk_spares_the_former_checkpoint(checkpoints: Checkpoints) -> None:
     checkpoints.save(state(1), 1)
     large = {"model": {"weight": torch.zeros(1_000_000)}}
-    with pytest.raises(UserError, match=r"step_000000002\.pt: .*MB are free.*make room"):
+    with pytest.raises(
+        UserError, match=r"step_000000002\.pt: .*limit.*1 saved before it, untouched; \d+ MB are free"
+    ):
         checkpoints.save(large, 2)
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step_000000001.pt"]
     loaded = checkpoints.newest()
@@ -199,3 +203,38 @@ def test_what_a_process_killed_while_tidying_left_is_swept_later(checkpoints: Ch
 def test_keeping_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loop\.keep is 0"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_what_no_run_saved_falls_back(checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints.save(state(1), 1)
+    checkpoints.save({"model": {}}, 2)
+    loaded = checkpoints.newest()
+    assert loaded is not None
+    assert loaded["progress"] == {"step": 1}
+    assert "step_000000002.pt: no checkpoint of a run" in caplog.text
+
+
+def test_a_newer_version_is_named_and_its_checkpoint_stays(checkpoints: Checkpoints) -> None:
+    checkpoints.save(state(1), 1)
+    path = checkpoints.save({**state(2), "format": FORMAT + 1}, 2)
+    with pytest.raises(UserError, match=rf"{path.name}: .*another version .*format {FORMAT + 1}"):
+        checkpoints.newest()
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for step in (1, 2):
+        checkpoints.save(state(step), step)
+    monkeypatch.setattr("fcmae.engine.checkpoint.is_intact", fail)
+    with pytest.raises(TransientError, match=r"step_000000002\.pt: Input/output error"):
+        checkpoints.newest()
+
+
+def test_a_run_that_was_deleted_is_not_begun_anew(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No such file.*its folder is gone"):
+        Checkpoints(tmp_path / "deleted" / "checkpoints").save(state(1), 1)
+    assert not (tmp_path / "deleted").exists()

@@ -81,7 +81,7 @@ def test_a_run_killed_before_its_first_step_leaves_a_folder_it_can_take_again(tm
 @pytest.mark.parametrize("name", ["features.npz", "notes.tmp", "checkpoints"])
 def test_a_file_that_no_such_run_leaves_is_respected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match="not empty, and not a run"):
+    with pytest.raises(UserError, match=r"not empty, and not a run|checkpoints is a file"):
         RunFolder(tmp_path).acquire(CONFIG)
 
 
@@ -114,7 +114,7 @@ def test_config_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"file/run: Not a directory.* choose another folder"):
         RunFolder(tmp_path / "file" / "run").acquire(CONFIG)
 
 
@@ -127,3 +127,26 @@ def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "UserError" in other.stderr
     assert "another process is training there" in other.stderr
+
+
+def test_lines_that_are_no_records_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    started(tmp_path)
+    run = RunFolder(tmp_path)
+    good = run.log_file.read_bytes()
+    bad = b'\xff\xfe\n[1]\n"text"\n{"loss": 1}\n{"step": "one"}\n{"step": 2, "epoch_loss": 1}\n\0\0\n'
+    run.log_file.write_bytes(good + bad + good + b'{"step": 3, "lo')
+    assert [record["step"] for record in run.records()] == [1, 1]
+    assert "passed over 7 lines" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.jsonl", "curves.png", "images.npz", "checkpoints"])
+def test_a_folder_in_the_place_of_a_file_is_told_at_once(tmp_path: Path, name: str) -> None:
+    started(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if name == "checkpoints":
+        path.touch()
+    else:
+        path.mkdir()
+    with pytest.raises(UserError, match=rf"{name} is a (file|folder), .*move it away"):
+        RunFolder(tmp_path).acquire(CONFIG)

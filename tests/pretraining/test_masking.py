@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W pixels, L patches, P patch side.
 import pytest
 import torch
 
-from fcmae.pretraining.masking import patchify, random_mask, unpatchify
+from fcmae.pretraining.masking import patchify, random_mask, random_mask_of_data, unpatchify
 
 
 def test_each_image_has_as_many_visible_patches_as_asked_for() -> None:
@@ -63,3 +63,30 @@ def test_a_patch_is_a_piece_of_the_image_pixel_by_pixel() -> None:
     patches = patchify(images, 4)
     piece = images[1, :, 4:8, 8:12]  # patch 5 of 2 x 3
     assert torch.equal(patches[1, 5], piece.permute(1, 2, 0).flatten())
+
+
+@pytest.mark.parametrize("num_visible", [1, 10, 19, 48])
+def test_patches_with_and_without_data_are_hidden_alike(num_visible: int) -> None:
+    has_data = torch.stack([torch.randperm(49) < count for count in range(50)])
+    mask = random_mask_of_data(has_data, (7, 7), num_visible)
+    assert mask.visible.shape == (50, num_visible)
+    assert torch.equal(mask.visible, mask.visible.sort(1).values)
+    for count, (data, hidden) in enumerate(zip(has_data, mask.hidden, strict=True)):
+        assert int((hidden == 0).sum()) == num_visible
+        seen = int((data & (hidden == 0)).sum())
+        assert abs(seen - count * num_visible / 49) <= 1
+        if count >= 2:
+            assert 1 <= seen < count
+
+
+def test_where_all_patches_have_data_the_mask_is_the_usual_one() -> None:
+    usual = random_mask(8, (7, 7), 19, torch.Generator().manual_seed(3))
+    mask = random_mask_of_data(torch.ones(8, 49).bool(), (7, 7), 19, torch.Generator().manual_seed(3))
+    assert torch.equal(mask.visible, usual.visible)
+
+
+def test_every_patch_with_data_is_hidden_equally_often() -> None:
+    has_data = (torch.arange(16) < 9).expand(4000, 16)
+    often = random_mask_of_data(has_data, (4, 4), 6, torch.Generator().manual_seed(0)).hidden.mean(0)
+    assert torch.allclose(often[:9], torch.full((9,), 6 / 9), atol=0.03)
+    assert torch.allclose(often[9:], torch.full((7,), 4 / 7), atol=0.03)

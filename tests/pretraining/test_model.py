@@ -95,6 +95,85 @@ def test_visible_patches_carry_no_loss() -> None:
     assert torch.equal(gradient.abs().sum(1).flatten(1) > 0, hidden != 0)
 
 
+def gaps_of(model: FCMAE, batch: int = 2) -> Tensor:
+    """Values here and there, and the upper half of each image."""
+    gaps = torch.rand(batch, 3, *model.image_size, generator=torch.Generator().manual_seed(3)) < 0.2
+    gaps[:, :, : model.image_size[0] // 2] = True
+    return gaps
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_what_lies_where_no_data_is_changes_no_bit(norm_pix_loss: bool, randomize: Randomize) -> None:
+    model = randomize(small(norm_pix_loss=norm_pix_loss))
+    gaps, images = gaps_of(model), images_of(model)
+    outcomes = []
+    for garbage in (0.0, -9999.0, float("nan"), float("inf")):
+        model.zero_grad()
+        loss, prediction, _ = model(images.masked_fill(gaps, garbage), mask_of(model), there=~gaps)
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        outcomes.append([loss.detach(), prediction.detach(), *(gradient.clone() for gradient in gradients)])
+    assert torch.isfinite(outcomes[0][0])
+    for other in outcomes[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other, strict=True))
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_the_loss_is_that_of_the_values_that_are_there(norm_pix_loss: bool) -> None:
+    """Against numpy, one patch after another."""
+    model = small(norm_pix_loss=norm_pix_loss)
+    there, images, hidden = ~gaps_of(model), images_of(model), mask_of(model).hidden
+    prediction = torch.randn(2, 192, 4, 4, generator=torch.Generator().manual_seed(4))
+    found = model.loss(images.masked_fill(~there, 0.0), prediction, hidden, there)
+    errors: list[list[float]] = [[], []]
+    for image, patch in hidden.nonzero().tolist():
+        known = patchify(there, 8)[image, patch].numpy()
+        if not known.any():
+            continue
+        target = patchify(images, 8)[image, patch].numpy().astype(np.float64)[known]
+        if norm_pix_loss:
+            target = (target - target.mean()) / np.sqrt(target.var(ddof=1) + 1e-6)
+        given = prediction.flatten(2)[image, :, patch].numpy()[known]
+        errors[image].append(float(np.square(given - target).mean()))
+    assert 0 < len(errors[0]) < int(hidden[0].sum())
+    assert found.item() == pytest.approx(np.mean([np.mean(each) for each in errors]), rel=1e-5)
+    parts = [
+        model.loss(images[i : i + 1].masked_fill(~there[i : i + 1], 0.0), *rest)
+        for i, rest in enumerate(zip(prediction.split(1), hidden.split(1), there.split(1), strict=True))
+    ]
+    torch.testing.assert_close(found, torch.stack(parts).mean())
+
+
+def test_nothing_is_asked_where_no_data_is() -> None:
+    model = small()
+    there, images, hidden = ~gaps_of(model), images_of(model), mask_of(model).hidden
+    prediction = torch.randn(2, 192, 4, 4, requires_grad=True)
+    model.loss(images.masked_fill(~there, 0.0), prediction, hidden, there).backward()
+    assert prediction.grad is not None
+    asked = patchify(there, 8) & (hidden[..., None] != 0)
+    assert torch.equal(prediction.grad.flatten(2).transpose(1, 2) != 0, asked)
+
+
+def test_with_all_data_there_the_loss_is_the_usual_one(randomize: Randomize) -> None:
+    model = randomize(small())
+    images, mask = images_of(model), mask_of(model)
+    usual, _, _ = model(images, mask)
+    loss, _, _ = model(images, mask, there=torch.ones_like(images, dtype=torch.bool))
+    torch.testing.assert_close(loss, usual)
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_patches_of_few_values_have_finite_gradients(known: int) -> None:
+    model = small()
+    there = torch.zeros(2, 3, 32, 32, dtype=torch.bool)
+    there[..., :1, :known] = True
+    loss, _, _ = model(images_of(model), mask_of(model), there=there)
+    loss.backward()
+    assert all(
+        parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None
+    )
+
+
 def test_the_loss_is_taken_in_float32_under_autocast() -> None:
     model = small()
     with torch.autocast("cpu", torch.bfloat16):

@@ -293,6 +293,28 @@ def test_a_broken_image_costs_one_image_and_is_listed_once(
     assert all(np.isfinite(record["epoch_loss"]) for record in epochs)
 
 
+@pytest.mark.parametrize("norm_pix_loss", ["true", "false"])
+def test_no_data_changes_no_bit_of_a_run(tmp_path: Path, norm_pix_loss: str) -> None:
+    """Whatever value says that nothing was measured, and with a run of bands as with one of colours."""
+    rng = np.random.default_rng(0)
+    images = rng.random((8, 40, 40, 2)).astype(np.float32)
+    gaps = np.zeros(images.shape, bool)
+    gaps[:, :30, :25] = True
+    outcomes = []
+    for value in ("nan", "-9999"):
+        folder, run = tmp_path / f"images{value}", tmp_path / f"run{value}"
+        folder.mkdir()
+        for number, image in enumerate(np.where(gaps, np.float32(value), images)):
+            np.save(folder / f"{number}.npy", image)
+        write_recipe(tmp_path / "recipe.yaml", folder, epochs=2)
+        options = ["--network.in-chans", "2", "--images.turns", "true", "--norm-pix-loss", norm_pix_loss]
+        assert main([*arguments(tmp_path, run, *options), "--images.no-data", value]) == 0
+        outcomes.append((losses(run), encoder_of(run)[0]))
+        assert (run / "reconstructions.png").exists()
+    assert outcomes[0][0] == outcomes[1][0]
+    assert all(torch.equal(tensor, outcomes[1][1][name]) for name, tensor in outcomes[0][1].items())
+
+
 def test_built_in_digits(tmp_path: Path) -> None:
     """One channel, no folder: the loss falls within an epoch."""
     network = {**RECIPE["network"], "in_chans": 1}  # type: ignore[dict-item]

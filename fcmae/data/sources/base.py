@@ -28,6 +28,7 @@ class SourceOptions:
         val_fraction: fraction of each class that is kept for validation, where the data is in one piece
         seed: of that split
         lists: the lists of files that the run keeps, as `list_images` or `list_splits` gave them
+        no_data: stored values of files that are none: a number, nan or mask, see `read_image`
     """
 
     channels: int
@@ -37,6 +38,7 @@ class SourceOptions:
     val_fraction: float = VAL_FRACTION
     seed: int = 0
     lists: Sequence[ImageIndex] = ()
+    no_data: float | str | None = None
 
 
 class Opener(ABC):

@@ -73,7 +73,7 @@ def open_files(index: ImageIndex, options: SourceOptions) -> "FolderSource":
     """
     from fcmae.data.images import FolderSource
 
-    source = FolderSource(index, options.channels, options.value_range)
+    source = FolderSource(index, options.channels, options.value_range, options.no_data)
     source.check()
     return source
 

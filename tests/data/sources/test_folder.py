@@ -50,7 +50,7 @@ def test_a_run_without_lists_lists_anew(folder: Path, tmp_path: Path) -> None:
 
 def test_one_of_two_lists_is_a_damaged_run(folder: Path, tmp_path: Path) -> None:
     save_lists(find_opener(str(folder)).list_images(), tmp_path / "train.npz")
-    with pytest.raises(UserError, match=r"val\.npz is no list of images"):
+    with pytest.raises(UserError, match=r"val\.npz: No such file"):
         load_lists(tmp_path / "train.npz", tmp_path / "val.npz")
 
 

@@ -1,10 +1,13 @@
 """What becomes of a command's errors and warnings."""
 
+import errno
 import logging
+import os
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from fcmae.core.errors import TransientError, UserError
 from fcmae.launch.cli.exit_status import Once, exit_status
@@ -57,9 +60,49 @@ def test_a_full_disk_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> No
     assert "No space left on device: make room" in capsys.readouterr().err
 
 
-def test_other_errors_of_files_keep_their_traceback() -> None:
-    with pytest.raises(FileNotFoundError):
-        exit_status(lambda argv: len(Path("/nowhere").read_text()), [])
+@pytest.mark.parametrize(
+    ("number", "status", "remedy"),
+    [
+        (errno.EDQUOT, 2, "quota"),
+        (errno.EROFS, 2, "mounted for writing"),
+        (errno.ENOENT, 2, "deleted or moved"),
+        (errno.EISDIR, 2, "in the place of a file"),
+        (errno.EIO, 1, "repeat the command"),
+        (errno.ESTALE, 1, "file server"),
+        (errno.ENOTCONN, 1, "does not answer"),
+    ],
+)
+def test_an_error_of_the_system_is_a_line_with_a_remedy(
+    number: int, status: int, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise OSError(number, os.strerror(number), "runs/a/log.jsonl")
+
+    assert exit_status(fail, []) == status
+    said = capsys.readouterr().err
+    assert said.startswith(f"fcmae: error: runs/a/log.jsonl: {os.strerror(number)}: ")
+    assert remedy in said
+    assert said.count("\n") == 1
+
+
+def test_memory_that_ran_out_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(argv: list[str]) -> int:
+        raise torch.OutOfMemoryError if argv else MemoryError
+
+    assert exit_status(fail, []) == 1
+    assert "have less run beside it" in capsys.readouterr().err
+    assert exit_status(fail, ["gpu"]) == 2
+    assert "accumulation_steps" in capsys.readouterr().err
+
+
+def test_errors_that_nobody_expects_keep_their_traceback() -> None:
+    def fail(argv: list[str]) -> int:
+        raise OSError(errno.ENOEXEC, "Exec format error") if argv else KeyError("model")
+
+    with pytest.raises(KeyError):
+        exit_status(fail, [])
+    with pytest.raises(OSError, match="Exec format"):
+        exit_status(fail, ["program"])
 
 
 def test_an_interrupt_is_the_status_of_its_signal() -> None:

@@ -59,7 +59,7 @@ def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--images.workers", "-1"], "images.workers is -1", "0 reads in the process that trains"),
         (["--images.crop-scale", "[2, 1]"], "images.crop_scale is (2.0, 1.0)", "give two fractions"),
         (["--decoder.depth", "-1"], "decoder.depth is -1", "0 blocks or more"),
-        (["--out", "tiny.yaml/run"], "tiny.yaml/run cannot be written", "choose another folder"),
+        (["--out", "tiny.yaml/run"], "tiny.yaml/run: Not a directory", "choose another folder"),
         (["--out", "images"], "images is not empty, and not a run", "choose another folder"),
         (["--epohcs", "3"], "'--epohcs'", "did you mean '--epochs'?"),
         (["--optim.base-rl", "3"], "'--optim.base-rl'", "did you mean '--optim.base-lr'?"),
