@@ -31,7 +31,7 @@ from torchvision.transforms.v2 import functional as F
 from fcmae.data.dataset import seeded
 from fcmae.data.decode import BrokenImage, read_image
 from fcmae.data.index import ImageIndex
-from fcmae.data.transforms import random_crop_flip
+from fcmae.data.transforms import RandomCropFlip
 
 Pipeline = Callable[[Path], Tensor]
 
@@ -157,7 +157,7 @@ def is_readable(path: Path) -> bool:
 
 def our_pipeline(size: tuple[int, int]) -> Pipeline:
     """Our reading and augmentation of one file."""
-    transform = random_crop_flip(size)
+    transform = RandomCropFlip(size)
     return lambda path: transform(read_image(path, 3))
 
 

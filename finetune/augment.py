@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
-from fcmae.data.transforms import Transform, random_crop_flip
+from fcmae.data.transforms import Transform
 from fcmae.data.validity import fill_gaps
 from fcmae.finetune.config import AugmentConfig
 
@@ -28,20 +28,17 @@ if TYPE_CHECKING:
 def training_transform(
     size: tuple[int, int], images: ImagesConfig, augment: AugmentConfig, mean: tuple[float, ...]
 ) -> Transform:
-    """Make the transform of random crop and flips, RandAugment or its kin and colour jitter, in timm's order.
+    """Make what follows crop and flips: RandAugment or its kin and colour jitter, in timm's order.
 
     Args:
-        size: (height, width) of the result
+        size: (height, width) of the images
         images, augment: the settings
         mean: of pixels in 0..1; fills what a rotation uncovers, and values that are not there
 
     Returns:
-        a function from uint8 (C, H', W') to uint8 (C, H, W) that draws from the global generators
+        a function from uint8 (C, H, W) to the same that draws from the global generators
     """
-    crop = random_crop_flip(
-        size, images.crop_scale, images.hflip, images.vflip, turns=images.turns, channels=len(mean)
-    )
-    steps: list[nn.Module] = [v2.Lambda(crop)]
+    steps: list[nn.Module] = [nn.Identity()]
     if images.no_data is not None:
         steps.append(v2.Lambda(partial(fill_gaps, mean=mean)))
     if augment.auto_augment:

@@ -19,7 +19,7 @@ from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
-from fcmae.data.transforms import channel_statistics, to_float
+from fcmae.data.transforms import channel_statistics, to_float, training_crop
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
@@ -86,7 +86,8 @@ class FinetuneTask(Task):
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
         transform = training_transform(config.size, config.images, config.augment, self.mean)
-        self.dataset = ImageDataset(self.train_data.source, transform, config.seed)
+        crop = training_crop(config.size, config.in_chans, config.images)
+        self.dataset = ImageDataset(self.train_data.source, transform, config.seed, crop)
         self.steps_per_epoch = len(self.dataset) // config.batch_size
         self.erase = random_erasing(config.augment, device)
         self.mix = mixing(config.augment, len(self.classes))

@@ -29,6 +29,8 @@ class ImagesConfig:
         value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
         no_data: stored values that are none, filled with the mean and never asked for: a number, as -9999;
             nan, for all that is not finite; mask, where the last channel of the file is 0
+        decode: full, all pixels; scaled, a JPEG at 1/2, 1/4 or 1/8 of its size where a crop stays three
+            times as large as what it is resized to, which differs by a fifth of a level of 255
     """
 
     workers: int | None = None
@@ -41,6 +43,7 @@ class ImagesConfig:
     max_broken: float = 1.0
     value_range: tuple[float, float] | None = None
     no_data: Literal["nan", "mask"] | float | None = None
+    decode: Literal["full", "scaled"] = "scaled"
 
     def __post_init__(self) -> None:
         if isinstance(self.no_data, float) and math.isnan(self.no_data):

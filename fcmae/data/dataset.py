@@ -3,23 +3,26 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource, WatchedSource
 from fcmae.data.sampler import Key
+from fcmae.data.transforms import RandomCropFlip
 
 MAX_BROKEN = 100  # images in a row; more mean that something else is wrong, a disk that is gone for example
 
@@ -66,16 +69,23 @@ class Batch:
 
 
 class ImageDataset(Dataset[Item]):
-    """Augmented images by (epoch, index); the same key gives the same pixels in whatever process.
+    """Augmented images by (turn, index); the same key gives the same pixels in whatever process.
 
     Args:
         source: where images come from
         transform: from uint8 (C, H, W) to tensors of one size; draws from the global generators
-        seed: with epoch and index, determines what the transform draws
+        seed: with turn and index, determines what crop and transform draw
+        crop: taken of each image before it is transformed; by default nothing is
     """
 
-    def __init__(self, source: ImageSource, transform: Callable[[Tensor], Any], seed: int) -> None:
-        self.source, self.transform, self.seed = WatchedSource(source), transform, seed
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: Callable[[Tensor], Any],
+        seed: int,
+        crop: RandomCropFlip | None = None,
+    ) -> None:
+        self.source, self.transform, self.seed, self.crop = WatchedSource(source), transform, seed, crop
 
     def __len__(self) -> int:
         return len(self.source)
@@ -86,18 +96,35 @@ class ImageDataset(Dataset[Item]):
         Raises:
             UserError: 100 images in a row cannot be read
         """
-        epoch, index = key
-        image, source_index, broken = self._read_next(index)
-        with seeded(self.seed, epoch, index):
-            return Item(self.transform(image), source_index, broken)
+        return self.__getitems__([key])[0]
 
-    def _read_next(self, index: int) -> tuple[Tensor, int, list[tuple[int, str]]]:
+    def __getitems__(self, keys: list[Key]) -> list[Item]:
+        """Read and augment images; one of which several keys in a row are is read once."""
+        items: list[Item] = []
+        for index, group in itertools.groupby(keys, key=itemgetter(1)):
+            items += self._make_items(index, [turn for turn, _ in group])
+        return items
+
+    def _make_items(self, index: int, turns: list[int]) -> list[Item]:
+        """Read image `index`, or the next readable one, and augment it once for each turn."""
+        drawn = _Drawn(self.crop, [(self.seed, turn, index) for turn in turns])
+        image, source_index, broken = self._read_next(index, drawn)
+        items = []
+        for key in drawn.keys:
+            with seeded(*key):
+                data = self.transform(drawn.take(image))
+            items.append(Item(data, source_index, broken))
+            broken = []
+        return items
+
+    def _read_next(self, index: int, drawn: "_Drawn") -> tuple[Tensor, int, list[tuple[int, str]]]:
         """Read image `index`, or the next readable one: the image, its index, and the broken ones before."""
         broken: list[tuple[int, str]] = []
         for attempt in range(min(MAX_BROKEN, len(self))):
             i = (index + attempt) % len(self)
+            drawn.size = None
             try:
-                return self.source.read(i), i, broken
+                return self.source.read_shrunk(i, drawn.shrink), i, broken
             except BrokenImage as error:
                 broken.append((i, error.reason))
         raise UserError(
@@ -106,17 +133,52 @@ class ImageDataset(Dataset[Item]):
         )
 
 
+class _Drawn:
+    """The crops of one image, which are known before it is decoded.
+
+    Args:
+        crop: what is drawn, if anything
+        keys: what to seed the generators with, for each crop
+    """
+
+    def __init__(self, crop: RandomCropFlip | None, keys: list[tuple[int, ...]]) -> None:
+        self.crop, self.keys = crop, keys
+        self.size: tuple[int, int] | None = None  # of the whole image, where it is decoded smaller
+
+    def shrink(self, height: int, width: int) -> int:
+        """Return what all crops of an image of this size allow its sides to be divided by."""
+        if self.crop is None or self.crop.most_shrinkage(height, width) == 1:
+            return 1
+        self.size = height, width
+        divisors = []
+        for key in self.keys:
+            with seeded(*key):
+                divisors.append(self.crop.draw(height, width).divisor)
+        return min(divisors)
+
+    def take(self, image: Tensor) -> Tensor:
+        """Take the crop that the generators, seeded anew, draw once more."""
+        if self.crop is None:
+            return image
+        height, width = self.size or (image.shape[-2], image.shape[-1])
+        crop = self.crop.draw(height, width)
+        return self.crop.apply(image, crop, round(height / image.shape[-2]))
+
+
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed Python's, numpy's and torch's global CPU generators inside a `with` block; restore them after it.
 
-    Transforms draw from whichever of the three their library likes, so that all three are seeded.
+    Transforms draw from whichever of the three their library likes, so that all three are seeded. In a worker
+    process nothing else draws, and nothing is restored.
 
     Args:
-        key: non-negative integers, for example (seed, epoch, sample)
+        key: non-negative integers, for example (seed, turn, sample)
     """
-    python_state, torch_state = random.getstate(), torch.default_generator.get_state()
-    numpy_state = np.random.get_state()  # noqa: NPY002 (the global state is what libraries draw from)
+    drawn_elsewhere = get_worker_info() is None
+    if drawn_elsewhere:
+        python_state, torch_state = random.getstate(), torch.default_generator.get_state()
+        numpy_state = np.random.get_state()  # noqa: NPY002 (the global state is what libraries draw from)
     python_seed, numpy_seed, torch_seed = np.random.SeedSequence(key).generate_state(3).tolist()
     random.seed(python_seed)
     np.random.seed(numpy_seed)  # noqa: NPY002
@@ -124,9 +186,10 @@ def seeded(*key: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        torch.default_generator.set_state(torch_state)
+        if drawn_elsewhere:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            torch.default_generator.set_state(torch_state)
 
 
 def collate(items: list[Item]) -> Batch:

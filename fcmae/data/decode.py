@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.data.pictures import IN_CHANS, Picture, read_picture
+from fcmae.data.pictures import IN_CHANS, Picture, Shrink, read_picture
 from fcmae.data.suffixes import MAX_PIXELS, find_format
 from fcmae.data.validity import MASK, THERE, NoData, find_data
 
@@ -42,6 +42,7 @@ def read_image(
     no_data: NoData | None = None,
     max_pixels: int = MAX_PIXELS,
     content: bytes | None = None,
+    shrink: Shrink | None = None,
 ) -> Tensor:
     """Read one image file, upright by its EXIF orientation.
 
@@ -59,9 +60,12 @@ def read_image(
             number, too); or mask, where the file's last channel, a TIFF's last sample or transparency, is 0
         max_pixels: images of more pixels are refused before they are decoded
         content: the bytes, where the path is only what they are called, as in an archive
+        shrink: from height and width to 1, 2, 4 or 8, what the sides of a JPEG may be divided by; by default
+            all pixels are decoded
 
     Returns:
-        uint8 (C, H, W), in memory often channels last; with `no_data` (2 C, H, W), see `fcmae.data.validity`
+        uint8 (C, H, W), in memory often channels last, divided sides rounded up; with `no_data` (2 C, H, W),
+        see `fcmae.data.validity`
 
     Raises:
         BrokenImage: the file is missing, damaged, too large, without any data, or has the wrong number of
@@ -70,7 +74,7 @@ def read_image(
     path = Path(path)
     wanted = channels if no_data != MASK else 4 if channels in (1, 3) else channels + 1
     try:
-        return to_image(_read(path, wanted, max_pixels, content), channels, value_range, no_data)
+        return to_image(_read(path, wanted, max_pixels, content, shrink), channels, value_range, no_data)
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise BrokenImage(path, _reason(error)) from error
 
@@ -89,11 +93,13 @@ def read_array(
     return _read(path, channels, max_pixels, content).array
 
 
-def _read(path: Path, channels: int, max_pixels: int, content: bytes | None = None) -> Picture:
+def _read(
+    path: Path, channels: int, max_pixels: int, content: bytes | None = None, shrink: Shrink | None = None
+) -> Picture:
     """Read a file, or bytes that are called so, as its suffix says, or else as a picture."""
     read = find_format(path).read
     if read is None:
-        return read_picture(path, channels, max_pixels, content)
+        return read_picture(path, channels, max_pixels, content, shrink)
     if content is None:
         return Picture(read(path, channels, max_pixels))
     with tempfile.NamedTemporaryFile(suffix=path.suffix) as file:  # what reads arrays takes files

@@ -21,6 +21,7 @@ from fcmae.data.classes import split_by_class
 from fcmae.data.decode import BrokenImage, ValueRange, read_image
 from fcmae.data.index import ImageIndex
 from fcmae.data.parts import read_part
+from fcmae.data.pictures import Shrink
 from fcmae.data.validity import NoData
 
 NOTHING = -1  # what a worker holds between two images
@@ -39,6 +40,21 @@ class ImageSource(Protocol):
 
         Where the user names no-data values, it is (2 C, H, W), see `fcmae.data.validity`.
         """
+
+
+def read_shrunk(source: ImageSource, i: int, shrink: Shrink | None) -> Tensor:
+    """Read image i of a source, smaller where the source can do that and `shrink` says so.
+
+    Args:
+        source: has a method `read_shrunk`, or reads whole images
+        i: number of the image
+        shrink: see `read_image`
+    """
+    read = getattr(source, "read_shrunk", None)
+    if read is None:
+        return source.read(i)
+    image: Tensor = read(i, shrink)
+    return image
 
 
 class FolderSource:
@@ -69,13 +85,22 @@ class FolderSource:
 
     def read(self, i: int) -> Tensor:
         """Read image i as `read_image` does."""
+        return self.read_shrunk(i, None)
+
+    def read_shrunk(self, i: int, shrink: Shrink | None) -> Tensor:
+        """Read image i, smaller where it is a JPEG and `shrink` says so, see `read_image`."""
         path = self.index.path(i)
         try:
             content = read_part(self.index, i)
         except (OSError, ValueError) as error:
             raise BrokenImage(path, str(error)) from error
         return read_image(
-            path, self.channels, value_range=self.value_range, no_data=self.no_data, content=content
+            path,
+            self.channels,
+            value_range=self.value_range,
+            no_data=self.no_data,
+            content=content,
+            shrink=shrink,
         )
 
     def read_bytes(self, i: int) -> bytes:
@@ -156,7 +181,11 @@ class Selection:
 
     def read(self, i: int) -> Tensor:
         """Read the image from the source."""
-        return self.source.read(int(self.numbers[i]))
+        return self.read_shrunk(i, None)
+
+    def read_shrunk(self, i: int, shrink: Shrink | None) -> Tensor:
+        """Read the image from the source, smaller where it can."""
+        return read_shrunk(self.source, int(self.numbers[i]), shrink)
 
 
 class WatchedSource:
@@ -180,14 +209,18 @@ class WatchedSource:
 
     def read(self, i: int) -> Tensor:
         """Read image i, unless it has ended a process before; raise BrokenImage where that cannot be."""
+        return self.read_shrunk(i, None)
+
+    def read_shrunk(self, i: int, shrink: Shrink | None) -> Tensor:
+        """Read image i so, smaller where the source can."""
         if i in self.deadly:
             raise BrokenImage(Path(self.name(i)), "ended the process that read it")
         worker = get_worker_info()
         if worker is None:
-            return self.source.read(i)
+            return read_shrunk(self.source, i, shrink)
         self._held[2 * worker.id + 1] = i
         try:
-            return self.source.read(i)
+            return read_shrunk(self.source, i, shrink)
         finally:
             self._held[2 * worker.id + 1] = NOTHING
 

@@ -1,7 +1,7 @@
 """Pictures as they lie in files: decoded at their own depth, upright, with what is known of their channels.
 
-JPEG is decoded by libjpeg-turbo straight to an array, which Pillow, built on the same library, takes a third
-longer for; TIFF of several deep samples by tifffile; everything else by Pillow, which survives damage.
+JPEG is decoded by libjpeg-turbo straight to an array, which Pillow, built on the same library, takes twice
+the time for; TIFF of several deep samples by tifffile; everything else by Pillow, which survives damage.
 
 Shapes: C channels, H W pixels.
 """
@@ -39,7 +39,9 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)  # of TIFF's photometric interpr
 _ALPHA = (1, 2)  # of the meanings that TIFF gives an extra sample
 _MUTE = threading.Lock()  # two that mute at once would leave the stream mute
 
-JpegDecoder = Callable[[np.ndarray, int], np.ndarray]
+Shrink = Callable[[int, int], int]
+"""From the height and width of an image, upright, to what its sides may be divided by: 1, 2, 4 or 8."""
+JpegDecoder = Callable[[bytes, int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ class Picture:
 
 
 def read_picture(
-    path: Path, channels: int, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+    path: Path,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    content: bytes | None = None,
+    shrink: Shrink | None = None,
 ) -> Picture:
     """Decode a file, of whatever kind its bytes are.
 
@@ -69,22 +75,23 @@ def read_picture(
         channels: that are wanted; 8-bit pictures are converted to 1 (grey), 3 (RGB) or 4 (RGBA)
         max_pixels: images of more pixels are refused before they are decoded
         content: the bytes, where the path is only what they are called
+        shrink: says how much smaller a JPEG may be decoded; by default none is
 
     Raises:
         Exception: whatever the decoder of a damaged file raises
     """
-    opened: BinaryIO = path.open("rb") if content is None else io.BytesIO(content)
-    with opened as file, _muted(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with path.open("rb", buffering=0) if content is None else io.BytesIO(content) as file:
         if file.read(4) in TIFF_STARTS:  # may be larger than memory
-            return _read_tiff(file, channels, max_pixels)
+            with _muted():
+                return _read_tiff(file, channels, max_pixels)
         file.seek(0)
-        data = np.fromfile(file, np.uint8) if content is None else np.frombuffer(content, np.uint8)
-        if channels in (1, 3):
-            picture = _read_jpeg(data, channels, max_pixels)
-            if picture is not None:
-                return picture
-        image = _open(stream := io.BytesIO(data.data))
+        data = content or file.read()
+    if channels in (1, 3):
+        picture = _read_jpeg(data, channels, max_pixels, shrink)
+        if picture is not None:
+            return picture
+    with _muted():
+        image = _open(stream := io.BytesIO(data))
         check_size(image.size, max_pixels)
         if image.format == "PNG" and image.tile[0][3] in _DEEP_PNG:  # type: ignore[attr-defined]
             return _read_deep_png(stream, image)
@@ -93,8 +100,9 @@ def read_picture(
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Keep libjpeg and libtiff off the standard error stream: they complain there and name no file."""
-    with _MUTE:
+    """Keep warnings, and what libjpeg and libtiff print, off the standard error stream: they name no file."""
+    with _MUTE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             kept = os.dup(2)
         except OSError:  # a process without that stream
@@ -123,40 +131,58 @@ def _open(file: BinaryIO) -> Image.Image:
         raise ValueError("not an image, or damaged in its first bytes") from None
 
 
-def _read_jpeg(data: np.ndarray, channels: int, max_pixels: int) -> Picture | None:
+def _read_jpeg(data: bytes, channels: int, max_pixels: int, shrink: Shrink | None = None) -> Picture | None:
     """Decode a JPEG of ordinary headers, grey or in colour; None for all else, damaged ones among it."""
-    header = _read_jpeg_header(data.data)
-    decode = _find_jpeg_decoder()
-    if header is None or decode is None:
+    header = _read_jpeg_header(data)
+    if header is None:
         return None
-    size, turned = header
-    check_size(size, max_pixels)
+    (width, height), turned = header
+    check_size((width, height), max_pixels)
+    orientation = 1
+    if turned:
+        with _muted():
+            orientation = _orientation(_open(io.BytesIO(data)))
+    divisor = 1
+    if shrink is not None:
+        divisor = shrink(*((width, height) if orientation > 4 else (height, width)))
+    if orientation > 1 and (height % divisor or width % divisor):
+        divisor = 1  # an odd pixel would come first, and shift all others
     try:
-        array = decode(data, channels)
-    except (RuntimeError, ValueError):  # Pillow says better what is wrong
+        array = _find_jpeg_decoder()(data, channels, divisor)
+    except (OSError, ValueError):  # Pillow, asked for all pixels, says better what is wrong
         return None
-    return Picture(_upright(array, _orientation(_open(io.BytesIO(data.data)))) if turned else array)
+    return Picture(_upright(array, orientation))
 
 
 @cache
-def _find_jpeg_decoder() -> JpegDecoder | None:
-    """Return torchvision's decoder, bytes and channels to (H, W, C), while torchvision still has it."""
-    import torch
+def _find_jpeg_decoder() -> JpegDecoder:
+    """Return a decoder of bytes to (H, W, C), for C channels and at sides divided by 1, 2, 4 or 8.
 
+    It is simplejpeg's, or Pillow's where there is none for this machine: all pixels are the same.
+    """
     try:
-        from torchvision.io import ImageReadMode, decode_jpeg
+        from simplejpeg import decode_jpeg, decode_jpeg_header
     except ImportError:
-        return None
-    modes = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB}
+        return _decode_jpeg_with_pillow
+    spaces = {1: "GRAY", 3: "RGB"}
 
-    def decode(data: np.ndarray, channels: int) -> np.ndarray:
-        pixels: torch.Tensor = decode_jpeg(torch.from_numpy(data), modes[channels])
-        return pixels.permute(1, 2, 0).numpy()
+    def decode(data: bytes, channels: int, divisor: int) -> np.ndarray:
+        if divisor == 1:
+            return decode_jpeg(data, spaces[channels])
+        height, width = (-(-side // divisor) for side in decode_jpeg_header(data)[:2])
+        return decode_jpeg(data, spaces[channels], min_height=height, min_width=width)
 
     return decode
 
 
-def _read_jpeg_header(data: memoryview) -> tuple[tuple[int, int], bool] | None:
+def _decode_jpeg_with_pillow(data: bytes, channels: int, divisor: int) -> np.ndarray:
+    """Decode a JPEG as simplejpeg does, more slowly."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        image.draft(PILLOW_MODES[channels], (image.width // divisor, image.height // divisor))
+        return np.asarray(image.convert(PILLOW_MODES[channels]))
+
+
+def _read_jpeg_header(data: bytes) -> tuple[tuple[int, int], bool] | None:
     """Find (width, height) in a JPEG's frame header, and whether an orientation may be noted before it.
 
     Pillow's header takes a tenth of the time of the whole pipeline from a photograph to a crop.
@@ -164,7 +190,7 @@ def _read_jpeg_header(data: memoryview) -> tuple[tuple[int, int], bool] | None:
     Returns:
         nothing for other files, after what no camera writes, and for four colours, which decoders disagree on
     """
-    if bytes(data[:2]) != b"\xff\xd8":
+    if data[:2] != b"\xff\xd8":
         return None
     at, turned = 2, False
     while at + 10 <= len(data) and data[at] == 0xFF:
@@ -175,7 +201,7 @@ def _read_jpeg_header(data: memoryview) -> tuple[tuple[int, int], bool] | None:
             return None
         end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
         if data[at + 1] == _EXIF:
-            segment = bytes(data[at:end])
+            segment = data[at:end]
             turned |= any(mark in segment for mark in _ORIENTATION_MARKS)
         at = end
     return None

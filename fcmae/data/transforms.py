@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H W pixels. Any number of channels; sizes are (heig
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.core.errors import UserError
-from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
+from fcmae.data.config import CROP_PCT, STRAIGHT_FROM, ImagesConfig
 from fcmae.data.validity import resize_data, split_validity
 
 Size = tuple[int, int]
@@ -23,19 +24,40 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
 THIN = 8  # times the crop's side: of images longer than that, once resized, only the centre is resized
+DIVISORS = (1, 2, 4, 8)  # of the sizes at which a JPEG is decoded from its coarser frequencies alone
+GAP = (
+    3.0  # times too large a crop stays where it is decoded smaller: a fifth of a level of 255 from all pixels
+)
 BICUBIC = InterpolationMode.BICUBIC
 
 
-def random_crop_flip(
-    image_size: Size,
-    scale: tuple[float, float] = (0.2, 1.0),
-    hflip: bool = True,
-    vflip: bool = False,
-    *,
-    turns: bool = False,
-    channels: int | None = None,
-) -> Transform:
-    """Make the pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
+@dataclass(frozen=True)
+class Crop:
+    """What a random crop takes of an image.
+
+    Args:
+        turns: how often the image is turned by 90 degrees before it is cropped
+        box: (top, left, height, width), in pixels of the whole image, turned
+        hflip: whether to mirror left to right
+        vflip: whether to mirror top to bottom
+        divisor: 1, 2, 4 or 8: the image may be decoded at this fraction of its size, whose pixels the box's
+            sides then fall between
+    """
+
+    turns: int
+    box: tuple[int, int, int, int]
+    hflip: bool
+    vflip: bool
+    divisor: int = 1
+
+
+@dataclass(frozen=True)
+class RandomCropFlip:
+    """The pre-training augmentation of ConvNeXt V2 (arXiv 2301.00808): a random resized crop and flips.
+
+    It is a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator,
+    in two steps: what is drawn may be known before an image is decoded. It can be pickled, as all transforms
+    here, for workers that are spawned.
 
     Args:
         image_size: (height, width) of the result
@@ -44,28 +66,68 @@ def random_crop_flip(
         vflip: mirror top to bottom with probability 1/2
         turns: turn by 0, 90, 180 or 270 degrees, each with probability 1/4
         channels: C, where images may say which of their values are there, see `fcmae.data.validity`
-
-    Returns:
-        a function from uint8 (C, H, W) to uint8 (C, *image_size) that draws from torch's global generator; it
-        can be pickled, as all transforms here, for workers that are spawned
+        shrinks: whether images of which a crop is much larger than `image_size` may be decoded smaller; then
+            the crop begins and ends on whole pixels of the smaller image
     """
-    resize = _resize(image_size, channels)
-    return partial(_random_crop_flip, resize=resize, scale=scale, hflip=hflip, vflip=vflip, turns=turns)
+
+    image_size: Size
+    scale: tuple[float, float] = (0.2, 1.0)
+    hflip: bool = True
+    vflip: bool = False
+    turns: bool = False
+    channels: int | None = None
+    shrinks: bool = False
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Draw a crop of an image and take it."""
+        return self.apply(image, self.draw(*image.shape[-2:]))
+
+    def draw(self, height: int, width: int) -> Crop:
+        """Draw a crop of an image of this height and width."""
+        turns = int(torch.randint(4, ())) if self.turns else 0
+        upright = torch.empty((1, *((width, height) if turns % 2 else (height, width))), device="meta")
+        box = RandomResizedCrop.get_params(upright, list(self.scale), list(RATIO))
+        hflip = self.hflip and bool(torch.rand(()) < 0.5)
+        vflip = self.vflip and bool(torch.rand(()) < 0.5)
+        divisor = self.most_shrinkage(box[2], box[3])
+        if turns and (height % divisor or width % divisor):
+            divisor = 1  # a pixel that is not whole would come first, and shift all others
+        top, left, rows, columns = (side - side % divisor for side in box)
+        return Crop(turns, (top, left, rows, columns), hflip, vflip, divisor)
+
+    def most_shrinkage(self, height: int, width: int) -> int:
+        """Return the largest divisor, of 1, 2, 4 and 8, that leaves a crop at least `GAP` times too large."""
+        room = min(height / self.image_size[0], width / self.image_size[1]) / GAP
+        return max(divisor for divisor in DIVISORS if divisor == 1 or (self.shrinks and divisor <= room))
+
+    def apply(self, image: Tensor, crop: Crop, divisor: int = 1) -> Tensor:
+        """Take a crop.
+
+        Args:
+            image: uint8 (C, H, W)
+            crop: of it, or of what it was before it was decoded at a fraction of its size
+            divisor: of that fraction
+        """
+        if crop.turns:
+            image = torch.rot90(image, crop.turns, (-2, -1))
+        box = (side // divisor for side in crop.box)
+        image = F.crop(image, *box).clone()  # resizing a copy is faster than resizing a view
+        image = _resize(self.image_size, self.channels)(image)
+        mirrored = [dim for dim, mirrors in ((-1, crop.hflip), (-2, crop.vflip)) if mirrors]
+        return image.flip(mirrored) if mirrored else image
 
 
-def _random_crop_flip(
-    image: Tensor, resize: Transform, scale: tuple[float, float], hflip: bool, vflip: bool, turns: bool
-) -> Tensor:
-    """Turn, crop, resize and flip uint8 (C, H, W)."""
-    if turns:
-        image = torch.rot90(image, int(torch.randint(4, ())), (-2, -1))
-    box = RandomResizedCrop.get_params(image, list(scale), list(RATIO))
-    image = resize(F.crop(image, *box).clone())  # resizing a copy is faster than resizing a view
-    if hflip and torch.rand(()) < 0.5:
-        image = F.horizontal_flip(image)
-    if vflip and torch.rand(()) < 0.5:
-        image = F.vertical_flip(image)
-    return image
+def training_crop(image_size: Size, channels: int, images: ImagesConfig) -> RandomCropFlip:
+    """Make the random crop to (height, width) that the settings ask for, of images of C channels."""
+    return RandomCropFlip(
+        image_size,
+        images.crop_scale,
+        images.hflip,
+        images.vflip,
+        turns=images.turns,
+        channels=channels,
+        shrinks=images.decode != "full",
+    )
 
 
 def _resize(size: Size, channels: int | None) -> Transform:

@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H W pixels, V visible patches.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.sources import SourceOptions, open_source
-from fcmae.data.transforms import channel_statistics, random_crop_flip, resize_center_crop, to_float
+from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float, training_crop
 from fcmae.data.validity import split_validity
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.progress import Summary
@@ -87,22 +86,12 @@ class PretrainTask(Task):
             no_data=config.images.no_data,
         )
         self.source = open_source(config.data, options)
-        augment = random_crop_flip(
-            self.model.image_size,
-            config.images.crop_scale,
-            config.images.hflip,
-            config.images.vflip,
-            turns=config.images.turns,
-            channels=config.network.in_chans,
-        )
+        channels = config.network.in_chans
         transform = partial(
-            augment_and_mask,
-            augment=augment,
-            channels=config.network.in_chans,
-            grid=self.model.grid,
-            num_visible=self.model.num_visible,
+            add_mask, channels=channels, grid=self.model.grid, num_visible=self.model.num_visible
         )
-        self.dataset = ImageDataset(self.source, transform, config.seed)
+        crop = training_crop(self.model.image_size, channels, config.images)
+        self.dataset = ImageDataset(self.source, transform, config.seed, crop)
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.broken_images)
         self.probe = (
@@ -198,26 +187,18 @@ def encoder_card(
     )
 
 
-def augment_and_mask(
-    image: Tensor,
-    augment: Callable[[Tensor], Tensor],
-    channels: int,
-    grid: tuple[int, int],
-    num_visible: int,
-) -> tuple[Tensor, Tensor]:
-    """Augment an image and draw its visible patches: in the reader, so that both depend on the sample's seed.
+def add_mask(image: Tensor, channels: int, grid: tuple[int, int], num_visible: int) -> tuple[Tensor, Tensor]:
+    """Draw the visible patches of an image: in the reader, so that they depend on the sample's seed.
 
     Args:
-        image: uint8 (C, H', W')
-        augment: from that to uint8 (C, H, W), or (2 C, H, W), see `fcmae.data.validity`
+        image: uint8 (C, H, W), or (2 C, H, W), see `fcmae.data.validity`
         channels: C
         grid: (h, w), rows and columns of patches
         num_visible: V
 
     Returns:
-        the augmented image, and int64 (V,)
+        the image, and int64 (V,)
     """
-    image = augment(image)
     there = split_validity(image, channels)[1]
     if there is None:
         return image, random_mask(1, grid, num_visible).visible[0]

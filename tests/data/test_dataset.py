@@ -17,7 +17,7 @@ from fcmae.data.images import ArraySource, FolderSource
 from fcmae.data.index import ImageIndex
 from fcmae.data.loader import Loader
 from fcmae.data.sampler import StepSampler
-from fcmae.data.transforms import random_crop_flip
+from fcmae.data.transforms import RandomCropFlip
 
 CPU = torch.device("cpu")
 N = 20
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def jitter(image: Tensor) -> Tensor:
     """A transform that draws from all three generators."""
-    image = random_crop_flip((16, 24))(image).float()
+    image = RandomCropFlip((16, 24))(image).float()
     return image + torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
 
 

@@ -14,10 +14,10 @@ from fcmae.data.dataset import seeded
 from fcmae.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RandomCropFlip,
     _covering_size,
     _resize_centre,
     channel_statistics,
-    random_crop_flip,
     resize_center_crop,
     to_float,
 )
@@ -31,7 +31,7 @@ def picture(channels: int, height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 def test_random_crops_have_the_size_and_the_channels(channels: int) -> None:
-    image = random_crop_flip((32, 48))(picture(channels, 64, 80))
+    image = RandomCropFlip((32, 48))(picture(channels, 64, 80))
     assert image.shape == (channels, 32, 48)
     assert image.dtype == torch.uint8
 
@@ -39,7 +39,7 @@ def test_random_crops_have_the_size_and_the_channels(channels: int) -> None:
 def test_a_random_crop_is_pillows_bicubic() -> None:
     image = picture(3, 100, 120)
     with seeded(1):
-        ours = random_crop_flip((64, 64), hflip=False)(image)
+        ours = RandomCropFlip((64, 64), hflip=False)(image)
     with seeded(1):
         box = v2.RandomResizedCrop((64, 64), scale=(0.2, 1.0)).make_params([image])
     top, left, height, width = (box[side] for side in ("top", "left", "height", "width"))
@@ -62,7 +62,7 @@ def test_flips_and_turns_are_drawn_where_asked(
     hflip: bool, vflip: bool, turns: bool, orders: set[str]
 ) -> None:
     image = torch.arange(4, dtype=torch.uint8).view(1, 2, 2)
-    transform = random_crop_flip((2, 2), scale=(1.0, 1.0), hflip=hflip, vflip=vflip, turns=turns)
+    transform = RandomCropFlip((2, 2), scale=(1.0, 1.0), hflip=hflip, vflip=vflip, turns=turns)
     seen = set()
     for key in range(40):
         with seeded(key):

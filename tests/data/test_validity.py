@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcmae.data.dataset import seeded
 from fcmae.data.decode import BrokenImage, read_image
-from fcmae.data.transforms import random_crop_flip, resize_center_crop, to_float
+from fcmae.data.transforms import RandomCropFlip, resize_center_crop, to_float
 from fcmae.data.validity import THERE, NoData, fill_gaps, split_validity
 
 H, W = 24, 40
@@ -136,7 +136,7 @@ def with_gaps(values: Tensor, gaps: Tensor) -> Tensor:
 
 
 TRANSFORMS: dict[str, Any] = {
-    "training": lambda channels: random_crop_flip((16, 16), (0.3, 1.0), turns=True, channels=channels),
+    "training": lambda channels: RandomCropFlip((16, 16), (0.3, 1.0), turns=True, channels=channels),
     "evaluation": lambda channels: resize_center_crop((16, 16), channels=channels),
     "enlarged": lambda channels: resize_center_crop((48, 64), channels=channels),
     "straight": lambda channels: resize_center_crop((384, 384), channels=channels),

@@ -13,6 +13,7 @@ from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.data.dataset import ImageDataset, seeded
 from fcmae.data.images import ArraySource
+from fcmae.data.transforms import training_crop
 from fcmae.finetune.augment import auto_augment, mixing, random_erasing, training_transform
 from fcmae.finetune.config import AugmentConfig
 
@@ -63,8 +64,10 @@ def test_a_policy_that_timm_does_not_know_is_refused() -> None:
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original-mstd0.5", "v0", "augmix-m5", None])
 def test_workers_can_be_spawned(policy: str | None) -> None:
     augment = AugmentConfig(color_jitter=0.4, auto_augment=policy)
-    transform = training_transform((24, 16), ImagesConfig(), augment, MEAN)
-    dataset = ImageDataset(ArraySource(photo(3)[None]), transform, seed=1)
+    crop = training_crop((24, 16), 3, ImagesConfig())
+    dataset = ImageDataset(
+        ArraySource(photo(3)[None]), training_transform((24, 16), ImagesConfig(), augment, MEAN), 1, crop
+    )
     there = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(there[3, 0].data, dataset[3, 0].data)
 
@@ -76,7 +79,7 @@ def test_the_same_seed_gives_the_same_image_and_another_another() -> None:
     for seed in (1, 1, 2):
         with seeded(seed):
             drawn.append(transform(photo(3)))
-    assert drawn[0].shape == (3, 24, 16)
+    assert drawn[0].shape == photo(3).shape
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
