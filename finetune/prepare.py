@@ -9,7 +9,7 @@ from fcmae.core.device import check_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.settings import check_counts
-from fcmae.data.index import save_lists
+from fcmae.data.index import ImageIndex, check_digest, load_lists, save_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
 from fcmae.engine.checkpoint import Checkpoints
@@ -24,7 +24,9 @@ AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d
 BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
 
 
-def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneConfig, RunFolder]:
+def prepare(
+    config: FinetuneConfig, *, acquire: bool = True, lists_digest: str | None = None
+) -> tuple[FinetuneConfig, RunFolder]:
     """Resolve the settings, check them, list the images and acquire the folder of a run.
 
     Nothing here imports torch, unless --init is a file without our metadata, --model one of timm's, or images
@@ -34,6 +36,8 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
     Args:
         config: as given
         acquire: false only checks, and writes nothing
+        lists_digest: of the lists that the folder holds already, which are then used: they were made when the
+            run was queued
 
     Returns:
         the resolved settings, and the folder of the run
@@ -49,8 +53,8 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
     else:
         name = f"finetune-{data.name}-{config.model}".replace(":", "-").replace("/", "-")
         run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    lists = [] if run.started else data.list_splits(config.val_fraction, config.seed)
-    if lists:
+    lists = list_data(config, run, lists_digest)
+    if lists and not run.started:
         check_pixels(lists[0], config.in_chans, config.images.value_range, config.images.no_data)
     check_batch(config, next(iter(data.counts(lists)), config.batch_size))
     Checkpoints(run.checkpoints).check()
@@ -59,8 +63,26 @@ def prepare(config: FinetuneConfig, *, acquire: bool = True) -> tuple[FinetuneCo
         run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
     run.acquire(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
-    save_lists(lists, run.train_images, run.val_images)
+    if not (run.started or lists_digest):
+        save_lists(lists, run.train_images, run.val_images)
     return config, run
+
+
+def list_data(config: FinetuneConfig, run: RunFolder, digest: str | None = None) -> list[ImageIndex]:
+    """Return both lists of images of a run, if it has any: what it keeps, or of a new run what is there now.
+
+    Args:
+        digest: of lists that are kept for a new run too
+
+    Raises:
+        UserError: the kept lists are damaged or others, or there are no images
+    """
+    if not (run.started or digest):
+        return find_opener(config.data).list_splits(config.val_fraction, config.seed)
+    kept = load_lists(run.train_images, run.val_images)
+    if digest:
+        check_digest(kept, digest, run.train_images)
+    return kept
 
 
 def check(config: FinetuneConfig) -> None:

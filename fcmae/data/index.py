@@ -188,6 +188,25 @@ def load_lists(*files: Path) -> list[ImageIndex]:
     return [ImageIndex.load(file) for file in files] if files[0].exists() else []
 
 
+def check_digest(lists: list[ImageIndex], digest: str, *files: Path) -> None:
+    """Refuse lists that are not those that a job was queued with.
+
+    Args:
+        lists: what `load_lists` read
+        digest: of the lists that are expected, see `describe_lists`
+        files: where they were read
+
+    Raises:
+        UserError: they are others, or gone
+    """
+    found = describe_lists(lists)["digest"] if lists else "absent"
+    if found != digest:
+        raise UserError(
+            f"{files[0]}: the list of images is {found}, and the job was queued with {digest}: "
+            "somebody has used the folder since; queue the run again"
+        )
+
+
 def save_lists(lists: list[ImageIndex], *files: Path) -> None:
     """Write lists, if there are any, each to its file."""
     for index, file in zip(lists, files, strict=bool(lists)):

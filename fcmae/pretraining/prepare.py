@@ -6,7 +6,7 @@ from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import check_counts
 from fcmae.data.config import VAL_FRACTION
-from fcmae.data.index import load_lists, save_lists
+from fcmae.data.index import ImageIndex, check_digest, load_lists, save_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
 from fcmae.engine.checkpoint import Checkpoints
@@ -18,7 +18,7 @@ from fcmae.models.sizes import find_size
 from fcmae.pretraining.config import VOLATILE, PretrainConfig
 
 
-def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
+def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str | None = None) -> RunFolder:
     """Check the settings, list the images, and acquire and return the run folder.
 
     Nothing here imports torch before images have to be looked at (see `check_pixels`), so that a wrong path
@@ -28,6 +28,8 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
     Args:
         config: the settings
         acquire: false only checks, and writes nothing
+        lists_digest: of the list that the folder holds already, which is then used: it was made when the run
+            was queued
 
     Raises:
         UserError: anything that would make the run fail later; the message names the value and the remedy
@@ -41,8 +43,7 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
     else:
         name = f"{data.name}-{config.model}"
         run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
-    kept = load_lists(run.images) if run.started else []
-    lists = kept or data.list_images()
+    lists = list_data(config, run, lists_digest)
     num_images = next(iter(data.counts(lists)), config.batch_size)  # else known when the data is opened
     if config.batch_size > num_images:
         raise UserError(
@@ -56,9 +57,24 @@ def prepare(config: PretrainConfig, *, acquire: bool = True) -> RunFolder:
         run.check(asdict(config), VOLATILE, resume=config.loop.resume)
         return run
     run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
-    if not kept:
+    if not (run.started or lists_digest) or not run.images.exists():
         save_lists(lists, run.images)
     return run
+
+
+def list_data(config: PretrainConfig, run: RunFolder, digest: str | None = None) -> list[ImageIndex]:
+    """Return the list of images of a run, if it has one: what it keeps, or of a new run what is there now.
+
+    Args:
+        digest: of a list that is kept for a new run too
+
+    Raises:
+        UserError: the kept list is damaged or another one, or there are no images
+    """
+    kept = load_lists(run.images) if run.started or digest else []
+    if digest:
+        check_digest(kept, digest, run.images)
+    return kept or find_opener(config.data).list_images()
 
 
 def check(config: PretrainConfig) -> None:

@@ -6,17 +6,18 @@ from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.prepare import prepare
-from fcmae.launch.cli.recipes import option_value, recipe_names, with_recipe
+from fcmae.launch.cli.recipes import LISTS_DIGEST, option_value, recipe_names, take_option, with_recipe
 from fcmae.launch.cli.report import announce, print_broken, print_stopped
 
 NETWORK = ("model", "network.stem_stride", "network.depths", "network.dims")  # what says which network
 
 
 def run(argv: list[str]) -> int:
-    """Fine-tune; return the exit status."""
+    """Fine-tune; return the exit status. A job is told the lists of images that it was queued with."""
+    lists_digest, argv = take_option(argv, LISTS_DIGEST)
     config = read(argv)
     with joined(config.device, config.loop.timeout_minutes):
-        return train(config)
+        return train(config, lists_digest)
 
 
 def make_parser() -> Parser:
@@ -72,9 +73,9 @@ def find_run(config: FinetuneConfig, acquire: bool) -> RunFolder:
     return prepare(config, acquire=acquire)[1]
 
 
-def train(config: FinetuneConfig) -> int:
+def train(config: FinetuneConfig, lists_digest: str | None = None) -> int:
     """Fine-tune in the processes that have joined, of which rank zero talks; return the exit status."""
-    config, run = from_rank_zero(lambda: prepare(config))
+    config, run = from_rank_zero(lambda: prepare(config, lists_digest=lists_digest))
     from fcmae.finetune.task import finetune  # imports torch, after all that can be wrong
 
     origin = f"from {config.init}" if config.init else "from scratch"

@@ -4,17 +4,18 @@ from fcmae.core.distributed import from_rank_zero, joined
 from fcmae.core.settings import Parser, settings_parser, to_settings
 from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.recipes import option_value, recipe_names, with_recipe
+from fcmae.launch.cli.recipes import LISTS_DIGEST, option_value, recipe_names, take_option, with_recipe
 from fcmae.launch.cli.report import announce, print_broken, print_stopped
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.prepare import prepare
 
 
 def run(argv: list[str]) -> int:
-    """Pre-train; return the exit status."""
+    """Pre-train; return the exit status. A job is told the lists of images that it was queued with."""
+    lists_digest, argv = take_option(argv, LISTS_DIGEST)
     config = read(argv)
     with joined(config.device, config.loop.timeout_minutes):
-        return train(config)
+        return train(config, lists_digest)
 
 
 def make_parser() -> Parser:
@@ -50,9 +51,9 @@ def find_run(config: PretrainConfig, acquire: bool) -> RunFolder:
     return prepare(config, acquire=acquire)
 
 
-def train(config: PretrainConfig) -> int:
+def train(config: PretrainConfig, lists_digest: str | None = None) -> int:
     """Pre-train in the processes that have joined, of which rank zero talks; return the exit status."""
-    run = from_rank_zero(lambda: find_run(config, acquire=True))
+    run = from_rank_zero(lambda: prepare(config, lists_digest=lists_digest))
     from fcmae.pretraining.task import pretrain  # imports torch, after all that can be wrong
 
     announce(f"pre-training {config.model}", config, [run.images], run)

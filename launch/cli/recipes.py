@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fcmae.core.errors import UserError
 
+LISTS_DIGEST = "--lists-digest"  # of the lists of images that a job was queued with, see `take_option`
+
 
 def with_recipe(argv: list[str], package: str, default: str) -> list[str]:
     """Return the command line with --config first: a file, a built-in recipe by name, or the default one.
@@ -39,6 +41,19 @@ def option_value(argv: list[str], option: str) -> str | None:
         if name == option:
             found = value if equals else following
     return found
+
+
+def take_option(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Return what `option_value` returns, and the command line without the option."""
+    rest: list[str] = []
+    following = iter(argv)
+    for word in following:
+        name, equals, _ = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif not equals:
+            next(following, None)
+    return option_value(argv, option), rest
 
 
 def find_recipe(name: str, package: str) -> Path:

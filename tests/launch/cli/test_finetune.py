@@ -1,10 +1,12 @@
 """`fcmae finetune`: default recipes, and what is wrong said in one line, before anything slow."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from fcmae.finetune.prepare import check
+from fcmae.data.index import describe_lists
+from fcmae.finetune.prepare import check, list_data, prepare
 from fcmae.finetune.resolve import resolve
 from fcmae.launch.cli import finetune
 from fcmae.launch.cli.main import main
@@ -42,6 +44,27 @@ def test_a_default_recipe_suits_few_epochs_and_many_channels(caplog: pytest.LogC
     assert caplog.messages == [
         "images of 12 channels are trained on without RandAugment, which is for 1 or 3"
     ]
+
+
+def test_a_queued_run_sees_the_images_of_its_submission(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "--data=data",
+        *TINY,
+        "--out=run",
+        "--augment.mix-prob=0",
+        "--augment.mixup=0",
+        "--augment.cutmix=0",
+    ]
+    config, run = prepare(finetune.read(argv))
+    lists = list_data(config, run)
+    digest = str(describe_lists(lists)["digest"])
+    shutil.copy("data/cat/0.png", "data/cat/new.png")
+    assert sum(map(len, list_data(config, run))) == 13
+    _, run = prepare(finetune.read(argv), lists_digest=digest)
+    assert sum(map(len, list_data(config, run, digest))) == 12
+    del run  # and its lock
+    prepare(config)  # somebody else's run, which has made lists of its own
+    assert f"queued with {digest}" in refusal(capsys, "finetune", *argv, "--lists-digest", digest)
 
 
 def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:

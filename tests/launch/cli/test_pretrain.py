@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,11 +17,12 @@ from PIL import Image
 
 from fcmae.core.settings import read_settings
 from fcmae.data.config import ImagesConfig
+from fcmae.data.index import describe_lists
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.loggers import JsonLines
 from fcmae.launch.cli import pretrain
 from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
-from fcmae.pretraining.prepare import prepare
+from fcmae.pretraining.prepare import list_data, prepare
 from tests.launch.toys import help_of, refusal, squeezed
 
 
@@ -196,6 +198,20 @@ def test_a_run_killed_before_it_kept_its_list_of_images_keeps_it_then(started_ru
     (started_run / "images.npz").unlink()
     prepare(read_settings(PretrainConfig, Path("tiny.yaml")))
     assert (started_run / "images.npz").exists()
+
+
+def test_a_queued_run_sees_the_images_of_its_submission(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_settings(PretrainConfig, Path("tiny.yaml"))
+    run = prepare(config)
+    digest = str(describe_lists(list_data(config, run))["digest"])
+    shutil.copy("images/0.png", "images/new.png")
+    assert len(list_data(config, run)[0]) == 9
+    assert len(list_data(config, prepare(config, lists_digest=digest), digest)[0]) == 8
+    del run  # and its lock
+    prepare(config)  # somebody else's run, which has made a list of its own
+    assert f"queued with {digest}" in pretrain_refusal(capsys, "--lists-digest", digest)
 
 
 def test_what_is_wrong_is_found_before_torch_is_imported(pictures: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from fcmae.launch.cli import finetune, pretrain
-from fcmae.launch.cli.recipes import find_recipe, option_value, recipe_names, with_recipe
+from fcmae.launch.cli.recipes import find_recipe, option_value, recipe_names, take_option, with_recipe
 from tests.launch.toys import refusal
 
 
@@ -17,6 +17,12 @@ def test_the_recipe_comes_first_so_that_every_option_wins_over_it() -> None:
 def test_the_last_value_of_an_option_counts() -> None:
     assert option_value(["--data", "a", "--data=b"], "--data") == "b"
     assert option_value(["--dat=a"], "--data") is None
+
+
+def test_an_option_is_taken_out_of_a_command_line() -> None:
+    argv = ["--nodes", "2", "--out", "all", "--out=some"]
+    assert take_option(argv, "--out") == ("some", ["--nodes", "2"])
+    assert take_option(argv[:2], "--out") == (None, ["--nodes", "2"])
 
 
 def test_recipes_are_known_by_name_and_unknown_ones_listed(capsys: pytest.CaptureFixture[str]) -> None:
