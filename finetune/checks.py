@@ -8,8 +8,7 @@ from typing import Literal
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.data.classes import some
-from fcmae.data.index import ImageIndex
-from fcmae.data.sources import find_opener
+from fcmae.data.sources import Spec, find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.origin import is_own_data, own_run
 from fcmae.models.card import read_card
@@ -37,7 +36,7 @@ def check_weights(weights: Path, device: str) -> None:
         )
 
 
-def check_labelled(data: str | None, weights: Path) -> None:
+def check_labelled(data: Spec | None, weights: Path) -> None:
     """Refuse a folder that is no tree of classes, or has classes that the weights' head does not know.
 
     Args:
@@ -54,7 +53,8 @@ def check_labelled(data: str | None, weights: Path) -> None:
         return
     card = read_card(weights)
     known = None if card is None else card.class_names
-    check_classes(find_opener(data).val_classes(), known, data, weights)
+    opener = find_opener(data)
+    check_classes(opener.val_classes(), known, opener.spec, weights)
 
 
 def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str, weights: Path) -> None:
@@ -76,13 +76,13 @@ def check_classes(classes: Sequence[str], known: Sequence[str] | None, data: str
         )
 
 
-def check_images(images: Path) -> None:
-    """Refuse a folder without images, or with files that are images by their names alone.
+def check_images(images: Spec) -> None:
+    """Refuse data without images, or with files that are images by their names alone.
 
     Raises:
         UserError: the message gives an example
     """
-    ImageIndex.scan(images).check_headers()
+    find_opener(images).check()
 
 
 def check_features_file(out: Path) -> None:

@@ -111,7 +111,7 @@ class FinetuneConfig:
         loop: precision, logging and checkpoints
     """
 
-    data: str = "digits"
+    data: list[str] | str = "digits"
     data_root: str = "data"
     val_fraction: float = VAL_FRACTION
     train_fraction: float = 1.0

@@ -11,13 +11,14 @@ import numpy as np
 from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.finetune.outputs import list_broken, open_folder, outputs
+from fcmae.data.sources import Spec
+from fcmae.finetune.outputs import list_broken, open_all, outputs
 from fcmae.finetune.trained import open_network
 
 
 def embed(
     weights: Path,
-    images: Path,
+    images: Spec,
     out: Path,
     *,
     batch_size: int = 64,
@@ -31,7 +32,7 @@ def embed(
 
     Args:
         weights: run folder or file, a bare encoder's too
-        images: folder of images, any tree and any size
+        images: what --data may say, folders of any tree among it; images of any size
         out: file to write, see `save_features`
         batch_size: images of one batch
         workers: processes that read, by default chosen for the device
@@ -45,7 +46,7 @@ def embed(
         UserError: weights or images that cannot be read, or a file that cannot be written
     """
     network = open_network(weights, pick_device(device), head=False)
-    source, broken = open_folder(images, network), list_broken(out)
+    source, broken = open_all(images, network), list_broken(out)
     names: list[str] = []
     features: list[np.ndarray] = []
     for some, values in outputs(network, source, broken, batch_size, workers, precision):

@@ -15,7 +15,7 @@ from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.config import DATA_ROOT
 from fcmae.data.images import Labelled
-from fcmae.data.sources import SourceOptions, find_opener
+from fcmae.data.sources import SourceOptions, Spec, find_opener
 from fcmae.engine.precision import autocast
 from fcmae.finetune.checks import check_classes
 from fcmae.finetune.data import open_data
@@ -27,7 +27,7 @@ from fcmae.finetune.trained import Trained, open_network
 
 def evaluate(
     weights: Path,
-    data: str | None = None,
+    data: Spec | None = None,
     *,
     out: Path | None = None,
     data_root: str | None = None,
@@ -76,7 +76,7 @@ def evaluate(
     return metrics
 
 
-def open_validation(weights: Path, data: str | None, data_root: str | None, network: Trained) -> Labelled:
+def open_validation(weights: Path, data: Spec | None, data_root: str | None, network: Trained) -> Labelled:
     """Open the labelled images to measure on, but never those a run was trained on.
 
     Args:
@@ -93,6 +93,7 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
         config = own_config(run)
         there = data_root or config.data_root
         return open_data(replace(config, image_size=network.card.image_size, data_root=there), run)[1]
+    assert data is not None  # only the run's own may go unnamed
     card = network.card
     options = SourceOptions(
         card.in_chans,
@@ -101,7 +102,7 @@ def open_validation(weights: Path, data: str | None, data_root: str | None, netw
         data_root or DATA_ROOT,
         no_data=card.no_data,
     )
-    return find_opener(str(data)).open_validation(options)
+    return find_opener(data).open_validation(options)
 
 
 def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> Labelled:

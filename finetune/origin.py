@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fcmae.core.settings import read_settings
 from fcmae.data.index import load_lists
-from fcmae.data.sources import find_opener
+from fcmae.data.sources import Spec, find_opener
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.config import FinetuneConfig
 
@@ -28,7 +28,7 @@ def own_config(run: RunFolder) -> FinetuneConfig:
     return read_settings(FinetuneConfig, run.config)
 
 
-def is_own_data(data: str | None, run: RunFolder | None) -> bool:
+def is_own_data(data: Spec | None, run: RunFolder | None) -> bool:
     """Tell whether data are what the run was trained on, so that only its validation part can be measured.
 
     Args:

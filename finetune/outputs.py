@@ -1,4 +1,4 @@
-"""What a trained network gives for each image of a folder.
+"""What a trained network gives for each image.
 
 Shapes: B batch, D classes, or features of an image.
 """
@@ -10,28 +10,27 @@ import torch
 from torch import Tensor
 
 from fcmae.data.broken import BrokenList
-from fcmae.data.images import FolderSource
-from fcmae.data.index import ImageIndex
+from fcmae.data.images import ImageSource
+from fcmae.data.sources import SourceOptions, Spec, find_opener
 from fcmae.engine.precision import autocast
 from fcmae.finetune.trained import Trained
 
 
-def open_folder(images: Path, network: Trained) -> FolderSource:
-    """Find the images of a folder, to be read as the network was trained on them.
+def open_all(images: Spec, network: Trained) -> ImageSource:
+    """Open all images of what --images says, to be read as the network was trained on them.
 
     Raises:
         UserError: there is none, or none of those tried can be read
     """
     card = network.card
-    source = FolderSource(ImageIndex.scan(images), card.in_chans, card.value_range, card.no_data)
-    source.check()
-    return source
+    options = SourceOptions(card.in_chans, card.image_size[0], card.value_range, no_data=card.no_data)
+    return find_opener(images).open_everything(options)
 
 
 @torch.inference_mode()
 def outputs(
     network: Trained,
-    source: FolderSource,
+    source: ImageSource,
     broken: BrokenList,
     batch_size: int,
     workers: int | None,

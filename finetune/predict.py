@@ -5,13 +5,14 @@ from pathlib import Path
 
 from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
-from fcmae.finetune.outputs import list_broken, open_folder, outputs
+from fcmae.data.sources import Spec
+from fcmae.finetune.outputs import list_broken, open_all, outputs
 from fcmae.finetune.trained import open_network
 
 
 def predict(
     weights: Path,
-    images: Path,
+    images: Spec,
     out: Path,
     *,
     topk: int = 5,
@@ -27,7 +28,7 @@ def predict(
 
     Args:
         weights: run folder or file, see `open_network`
-        images: folder of images, any tree and any size
+        images: what --data may say, folders of any tree among it; images of any size
         out: CSV file to write
         topk: classes of an image
         batch_size: images of one batch
@@ -44,7 +45,7 @@ def predict(
     network = open_network(weights, pick_device(device))
     classes = network.card.class_names or tuple(str(number) for number in range(network.num_classes))
     topk = min(topk, len(classes))
-    source, broken = open_folder(images, network), list_broken(out)
+    source, broken = open_all(images, network), list_broken(out)
     columns = [f"{name}_{rank}" for rank in range(1, topk + 1) for name in ("class", "probability")]
     count = 0
     try:

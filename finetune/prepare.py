@@ -205,8 +205,9 @@ def check_batch(config: FinetuneConfig, num_images: int) -> None:
         UserError: the message says which sizes fit
     """
     if not 1 <= config.batch_size <= num_images:
+        data = find_opener(config.data).spec
         raise UserError(
-            f"batch size {config.batch_size} does not fit the {num_images} training images of {config.data}: "
+            f"batch size {config.batch_size} does not fit the {num_images} training images of {data}: "
             f"choose --batch-size 1 to {num_images}"
         )
     processes, micro_batches = current_world().size, config.optim.accumulation_steps

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.features import Features, extract_features, knn_accuracy
-from fcmae.data.sources import SourceOptions, open_splits
+from fcmae.data.sources import SourceOptions, Spec, open_splits
 from fcmae.engine.pictures import save_figure
 from fcmae.engine.precision import autocast
 from fcmae.finetune.collapse import collapse_by_block, draw_collapse
@@ -23,7 +23,7 @@ COLLAPSE_IMAGES = 64
 
 def probe(
     weights: Path,
-    data: str,
+    data: Spec,
     *,
     collapse: Path | None = None,
     data_root: str = "data",

@@ -54,7 +54,7 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     )
     return replace(
         config,
-        data=find_opener(config.data).spec,
+        data=find_opener(config.data).setting,
         model=config.model or card.model,
         image_size=config.image_size or card.image_size or DEFAULT_IMAGE_SIZE,
         network=network,

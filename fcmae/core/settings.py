@@ -7,6 +7,7 @@ tests/core/test_settings.py and tests/launch/cli fail where a release changes th
 
 import argparse
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -54,7 +55,7 @@ class Parser(ArgumentParser):
         Raises:
             UserError: an unknown option or a value of the wrong type
         """
-        argv = [_with_underscores(argument) for argument in argv]
+        argv = self._gather([_with_underscores(argument) for argument in argv])
         for at, argument in enumerate(argv):
             option, equals, value = argument.partition("=")
             if equals:
@@ -66,10 +67,31 @@ class Parser(ArgumentParser):
         except argparse.ArgumentError as error:
             raise UserError(self._explain(str(error))) from None
 
+    def _gather(self, argv: list[str]) -> list[str]:
+        """Return a command line that gives several values of an option, where it takes them, as one list."""
+        given: dict[str, list[str]] = {}
+        kept, words = [], iter(argv)
+        for word in words:
+            option, equals, value = word.partition("=")
+            if not option.startswith("--") or list not in [get_origin(kind) for kind in self._kinds(option)]:
+                kept.append(word)
+                continue
+            following = value if equals else next(words, None)
+            if following is None or (following.startswith("--") and not equals):
+                return argv  # its value is missing, which is told as of any option
+            given.setdefault(option, []).append(following)
+        for option, values in given.items():
+            kept.append(f"{option}={values[0] if len(values) == 1 else json.dumps(values)}")
+        return kept
+
+    def _kinds(self, option: str) -> tuple[Any, ...]:
+        """Return the types of values that an option takes."""
+        kind = getattr(self._option_string_actions.get(option), "_typehint", None)
+        return (kind, *get_args(kind))
+
     def _as_yaml(self, option: str, value: str) -> str:
         """Return the value of an option as jsonargparse reads it, where the option takes a tuple or none."""
-        kind = getattr(self._option_string_actions.get(option), "_typehint", None)
-        kinds = (kind, *get_args(kind))
+        kinds = self._kinds(option)
         if value.lower() == "none" and type(None) in kinds:
             return "null"
         tuples = [get_args(each) for each in kinds if get_origin(each) is tuple]

@@ -1,9 +1,9 @@
-"""Labels from folders: one folder of images for each class, in one tree or in train/ and val/."""
+"""Labels of image files, as their folders tell them, and images to train on and to measure on."""
 
 import logging
 import os
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,16 @@ TRAIN_NAMES = ("train", "training", "trn", "seg_train")
 VAL_NAMES = ("val", "valid", "validation", "test", "testing", "seg_val", "seg_test")
 RARE_VAL_NAMES = ("eval", "dev")  # which may as well be classes, but beside a training folder
 SHOWN = 5  # classes that an error message lists
+LABEL, CLASSES = "label", "classes"  # the column and the note of a list whose paths do not tell its labels
 
 
 @dataclass(frozen=True)
-class ClassFolders:
-    """Images with labels.
+class LabelledFiles:
+    """Image files with labels.
 
     Args:
-        index: the list of files; the first folder of a path names the class
-        classes: names of the classes, sorted
+        index: the list of files; it holds the labels, too, where paths do not tell them
+        classes: names of the classes
         labels: int64 (number of images,), numbers of the classes
     """
 
@@ -38,16 +39,16 @@ class ClassFolders:
     labels: np.ndarray
 
     @classmethod
-    def read(cls, index: ImageIndex, known: list[str] | None = None) -> "ClassFolders":
-        """Take labels from the paths of a list, whose order keeps a class together: one bisection a class.
+    def read(cls, index: ImageIndex) -> "LabelledFiles":
+        """Take the labels that a list holds, or else those that the first folder of each path names.
 
-        Args:
-            index: the list
-            known: all classes, sorted, where some have no image in the list; by default those that have
+        The order of such a list keeps a class together, so that each takes one bisection.
 
         Raises:
             UserError: an image lies in no class's folder
         """
+        if LABEL in index.columns:
+            return cls(index, list(index.notes[CLASSES]), index.columns[LABEL])
         classes: list[str] = []
         ends = [0]
         while ends[-1] < len(index):
@@ -57,13 +58,22 @@ class ClassFolders:
                 raise UserError(f"{index.root / path} lies in no class's folder: give each class a folder")
             classes.append(name)
             ends.append(bisect_right(index, name, lo=ends[-1], key=_class_name))
-        known = classes if known is None else known
-        return cls(index, known, np.repeat(np.searchsorted(known, classes), np.diff(ends)))
+        return cls(index, classes, np.repeat(np.arange(len(classes)), np.diff(ends)))
 
-    def select(self, numbers: np.ndarray) -> "ClassFolders":
+    def select(self, numbers: np.ndarray) -> "LabelledFiles":
         """Return some of the images, by number, in the order of the list; the classes stay."""
         numbers = np.sort(numbers)
-        return ClassFolders(self.index.select(numbers), self.classes, self.labels[numbers])
+        return LabelledFiles(self.index.select(numbers), self.classes, self.labels[numbers])
+
+    def renumber(self, classes: list[str]) -> "LabelledFiles":
+        """Return the same images with their classes' numbers in another list, which has them all."""
+        if classes == self.classes:
+            return self
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = np.array([numbers[name] for name in self.classes], np.int64)[self.labels]
+        if LABEL in self.index.columns:
+            return label_files(self.index, classes, labels)
+        return LabelledFiles(self.index, classes, labels)
 
     def check_readable(self, seconds: float = 1.0) -> None:
         """Decode images of each class until one can be read, for as many classes as the time allows.
@@ -75,55 +85,89 @@ class ClassFolders:
             UserError: no image of a class can be read
         """
         deadline = time.monotonic() + seconds
-        starts = np.searchsorted(self.labels, np.arange(len(self.classes) + 1)).tolist()
+        order = np.argsort(self.labels, kind="stable")
+        starts = np.searchsorted(self.labels, np.arange(len(self.classes) + 1), sorter=order).tolist()
         for name, start, end in zip(self.classes, starts, starts[1:], strict=False):
             if time.monotonic() > deadline:
                 return
-            if start < end and not any(_is_readable(self.index.path(i)) for i in range(start, end)):
+            members = order[start:end].tolist()
+            if members and not any(_is_readable(self.index.path(i)) for i in members):
                 raise UserError(
-                    f"{self.index.root / name}: none of the {end - start} images of this class can be read; "
-                    "mend or remove the folder"
+                    f"{self.index.path(members[0]).parent}: none of the {end - start} images of class {name} "
+                    "can be read; mend or remove them"
                 )
 
 
-def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
-    """List training and validation images: of train/ and val/ where they are, else of one tree, in two parts.
+def label_files(index: ImageIndex, classes: list[str], labels: np.ndarray) -> LabelledFiles:
+    """Return a list of files with labels that the list itself holds from now on.
 
     Args:
-        root: holds train/ and val/ (or Training/ and Testing/ and so on), or the folders of the classes
-        val_fraction: fraction of each class of a single tree that is kept for validation
-        seed: of that split
+        index: the list
+        classes: names of the classes
+        labels: int64 (number of images,), numbers of the classes
+    """
+    columns, notes = {**index.columns, LABEL: labels}, {**index.notes, CLASSES: classes}
+    return LabelledFiles(
+        ImageIndex(index.root, index.names, index.offsets, index.passed_over, columns, notes), classes, labels
+    )
+
+
+Halves = tuple[LabelledFiles, LabelledFiles | None]
+"""Images to train on and to measure on; None instead of the latter where some of the former are kept."""
+
+
+def find_halves(root: str | Path) -> Halves:
+    """List the images of train/ and val/, or Training/ and Testing/ and so on, else of one tree.
+
+    Args:
+        root: holds the folders of the splits, or those of the classes
 
     Raises:
-        UserError: no such folder, a single class, a class to measure that is not trained on, a class whose
-            images are all broken, classes of one image each
+        UserError: no such folder, one split without the other, an image outside the classes' folders
     """
     root = Path(root).expanduser()
     check_folder(root)
-    train_folder, val_folder = _find_splits(root)
-    if train_folder and val_folder:
-        train, val = (ClassFolders.read(ImageIndex.scan(path)) for path in (train_folder, val_folder))
-        _check_several(train)
-        _check_same_classes(train, val)
-        val = ClassFolders.read(val.index, train.classes)
-        train.check_readable()
-        val.check_readable()
-    elif train_folder or val_folder:
+    train, val = find_splits(root)
+    if (train is None) != (val is None):
         raise UserError(
-            f"{root} has {(train_folder or val_folder or root).name}/ but not the other half: add "
-            f"{'val' if train_folder else 'train'}/, or give a folder with one folder for each class"
+            f"{root} has {(train or val or root).name}/ but not the other half: add "
+            f"{'val' if train else 'train'}/, or give a folder with one folder for each class"
         )
-    else:
-        both = ClassFolders.read(ImageIndex.scan(root))
-        _check_several(both)
-        both.check_readable()
-        kept, taken = split_by_class(both.labels, val_fraction, seed)
-        train, val = both.select(kept), both.select(taken)
-        _check_val_images(val)
+    trained = LabelledFiles.read(ImageIndex.scan(train or root))
+    return trained, None if val is None else LabelledFiles.read(ImageIndex.scan(val))
+
+
+def divide(halves: Halves, val_fraction: float, seed: int) -> tuple[LabelledFiles, LabelledFiles]:
+    """Return training and validation images of the same list of classes, checked.
+
+    Args:
+        halves: of which the second may be missing
+        val_fraction: fraction of each class that is then kept for validation
+        seed: of that split
+
+    Raises:
+        UserError: a single class, a class to measure that is not trained on, a class whose images are all
+            broken, classes of one image each
+    """
+    train, val = halves
+    _check_several(train)
+    train.check_readable()
+    if val is not None:
+        _check_same_classes(train, val)
+        val.check_readable()
+        return train, val.renumber(train.classes)
+    kept, taken = split_by_class(train.labels, val_fraction, seed)
+    train, val = train.select(kept), train.select(taken)
+    _check_val_images(val)
     return train, val
 
 
-def find_val_classes(root: str | Path) -> ClassFolders:
+def find_classes(root: str | Path, val_fraction: float, seed: int) -> tuple[LabelledFiles, LabelledFiles]:
+    """List the training and validation images of a folder; see `find_halves` and `divide`."""
+    return divide(find_halves(root), val_fraction, seed)
+
+
+def find_val_classes(root: str | Path) -> LabelledFiles:
     """List the images to measure on: those of val/ (or test/) where there is one, else of the whole tree.
 
     Raises:
@@ -131,7 +175,7 @@ def find_val_classes(root: str | Path) -> ClassFolders:
     """
     root = Path(root).expanduser()
     check_folder(root)
-    return ClassFolders.read(ImageIndex.scan(_find_splits(root)[1] or root))
+    return LabelledFiles.read(ImageIndex.scan(find_splits(root)[1] or root))
 
 
 def split_by_class(
@@ -163,10 +207,30 @@ def _class_name(path: str) -> str:
     return path.partition("/")[0]
 
 
-def _find_splits(root: Path) -> tuple[Path | None, Path | None]:
+def find_splits(root: Path) -> tuple[Path | None, Path | None]:
     """Return the folders of the training and of the validation images below root, where there are such."""
     train = _subfolder(root, TRAIN_NAMES)
     return train, _subfolder(root, VAL_NAMES if train is None else (*VAL_NAMES, *RARE_VAL_NAMES))
+
+
+def find_held_out(index: ImageIndex) -> dict[str, tuple[int, int]]:
+    """Find what a tree keeps for measuring: the images of val/ and test/, by whatever name, beside train/.
+
+    Args:
+        index: of a scanned folder
+
+    Returns:
+        for each such folder the number of its first image and that after its last; nothing without a train/
+    """
+    folders = [name for name in sorted(os.listdir(index.root)) if (index.root / name).is_dir()]
+    if not any(name.lower() in TRAIN_NAMES for name in folders):
+        return {}
+    found = [name for name in folders if name.lower() in (*VAL_NAMES, *RARE_VAL_NAMES)]
+    ranges = {
+        name: (bisect_left(index, name, key=_class_name), bisect_right(index, name, key=_class_name))
+        for name in found
+    }
+    return {name: ends for name, ends in ranges.items() if ends != (0, len(index)) and ends[0] < ends[1]}
 
 
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -193,7 +257,7 @@ def _is_readable(path: Path) -> bool:
         return False
 
 
-def _check_several(data: ClassFolders) -> None:
+def _check_several(data: LabelledFiles) -> None:
     """Refuse a single class."""
     if len(data.classes) < 2:
         raise UserError(
@@ -202,7 +266,7 @@ def _check_several(data: ClassFolders) -> None:
         )
 
 
-def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
+def _check_same_classes(train: LabelledFiles, val: LabelledFiles) -> None:
     """Refuse classes that are not trained on; warn of those that are not measured."""
     unknown = sorted(set(val.classes) - set(train.classes))
     if unknown:
@@ -222,7 +286,7 @@ def _check_same_classes(train: ClassFolders, val: ClassFolders) -> None:
         )
 
 
-def _check_val_images(val: ClassFolders) -> None:
+def _check_val_images(val: LabelledFiles) -> None:
     """Warn of classes of a tree that have one image only, which is trained on; refuse a tree of no others."""
     if not len(val.labels):
         raise UserError(f"{val.index.root} has one image of each class: measuring needs two of some class")

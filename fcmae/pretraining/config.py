@@ -74,7 +74,7 @@ class PretrainConfig:
         loop: precision, logging and checkpoints
     """
 
-    data: str = "digits"
+    data: list[str] | str = "digits"
     data_root: str = "data"
     model: str = "convnextv2_atto"
     image_size: int | tuple[int, int] = 224
@@ -87,7 +87,7 @@ class PretrainConfig:
     device: str = "auto"
     out: str | None = None
     pictures_every: int = 10
-    probe_data: str | None = None
+    probe_data: list[str] | str | None = None
     probe_every: int = 10
     network: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

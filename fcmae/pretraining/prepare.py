@@ -47,7 +47,7 @@ def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str |
     num_images = next(iter(data.counts(lists)), config.batch_size)  # else known when the data is opened
     if config.batch_size > num_images:
         raise UserError(
-            f"batch size {config.batch_size} is more than the {num_images} images of {config.data}: "
+            f"batch size {config.batch_size} is more than the {num_images} images of {data.spec}: "
             f"choose --batch-size {num_images} or less"
         )
     Checkpoints(run.checkpoints).check()

@@ -14,8 +14,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import read_settings
 from fcmae.data.dataset import ImageDataset
-from fcmae.data.images import FolderSource
-from fcmae.data.index import ImageIndex
+from fcmae.data.sources import SourceOptions, Spec, find_opener
 from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float
 from fcmae.data.validity import split_validity
 from fcmae.engine.checkpoint import Checkpoints
@@ -30,15 +29,15 @@ SIDE = 1.25  # inches that an image of a grid is wide, with its margin
 
 
 def reconstruct(
-    run_path: Path, images: Path, out: Path, *, count: int = 8, seed: int = 0, device: str = "auto"
+    run_path: Path, images: Spec, out: Path, *, count: int = 8, seed: int = 0, device: str = "auto"
 ) -> None:
     """Draw how a run's newest checkpoint reconstructs images of a folder.
 
     Args:
         run_path: folder of a pre-training run
-        images: folder of images
+        images: what --data may say
         out: the PNG to write
-        count: how many images, evenly spaced over the folder
+        count: how many images, evenly spaced over all
         seed: of the masks
         device: auto, cpu, cuda, cuda:N or mps
 
@@ -47,7 +46,6 @@ def reconstruct(
     """
     run = RunFolder(run_path)
     config = read_settings(PretrainConfig, run.config)
-    index = ImageIndex.scan(images)
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
     state = Checkpoints(run.checkpoints).newest()
@@ -56,8 +54,13 @@ def reconstruct(
     model = FCMAE(**config.model_options())
     model.load_state_dict(state["model"])
     model.to(pick_device(device))
-    source = FolderSource(index, config.network.in_chans, config.images.value_range, config.images.no_data)
-    source.check()
+    options = SourceOptions(
+        config.network.in_chans,
+        model.image_size[0],
+        config.images.value_range,
+        no_data=config.images.no_data,
+    )
+    source = find_opener(images).open_everything(options)
     transform = resize_center_crop(model.image_size, channels=config.network.in_chans)
     pictures = few_images(ImageDataset(source, transform, seed), count)
     statistics = channel_statistics(config.network.in_chans, config.images.mean, config.images.std)

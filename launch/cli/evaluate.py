@@ -20,7 +20,7 @@ def make_parser() -> Parser:
     """Return the parser of the command's options."""
     parser = weights_parser("fcmae evaluate", "Measure a classifier: top-1, top-5, mean per class, loss.")
     parser.add_argument(
-        "--data", type=str | None, default=None, help=f"{DATA_HELP}; by default the run's own"
+        "--data", type=list[str] | str | None, default=None, help=f"{DATA_HELP}; by default the run's own"
     )
     parser.add_argument(
         "--data_root",

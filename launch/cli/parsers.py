@@ -9,7 +9,8 @@ from fcmae.core.settings import Parser
 from fcmae.finetune.checks import check_images, check_out, check_weights
 
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
-DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME"
+DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME; a table"
+IMAGES_HELP = "folder of images, any tree; a list or table of files; may be given more than once"
 
 
 def weights_parser(prog: str, description: str) -> Parser:
@@ -33,7 +34,7 @@ def add_image_size(parser: Parser) -> None:
 def images_parser(prog: str, description: str, suffix: str) -> Parser:
     """Return a parser of a command that reads a folder of images and writes one file, of that suffix."""
     parser = weights_parser(prog, description)
-    parser.add_argument("--images", type=Path, required=True, help="folder of images, any tree")
+    parser.add_argument("--images", type=list[str] | str, required=True, help=IMAGES_HELP)
     parser.add_argument("--out", type=Path, default=Path(f"results.{suffix}"), help="file to write")
     return parser
 

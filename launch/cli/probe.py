@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of the command's options."""
     parser = weights_parser("fcmae probe", "Measure frozen features: k-NN, a linear classifier, collapse.")
-    parser.add_argument("--data", default="digits", help=DATA_HELP)
+    parser.add_argument("--data", type=list[str] | str, default="digits", help=DATA_HELP)
     parser.add_argument("--data_root", default="data", help="where a data set given by name lies")
     parser.add_argument(
         "--val_fraction", type=float, default=0.2, help="fraction of a single tree to measure on"

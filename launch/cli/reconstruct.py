@@ -5,7 +5,9 @@ from pathlib import Path
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser, check_counts
+from fcmae.data.sources import find_opener
 from fcmae.engine.run_folder import RunFolder
+from fcmae.launch.cli.parsers import IMAGES_HELP
 
 
 def run(argv: list[str]) -> int:
@@ -20,8 +22,7 @@ def run(argv: list[str]) -> int:
     config = RunFolder(options.run).config
     if not config.is_file():
         raise UserError(f"{options.run} is not the folder of a run (no {config.name})")
-    if not options.images.is_dir():
-        raise UserError(f"--images {options.images}: no such folder")
+    find_opener(options.images).check()
     from fcmae.pretraining.reconstruct import reconstruct  # imports torch
 
     reconstruct(
@@ -44,7 +45,7 @@ def make_parser() -> Parser:
         "gives each hidden patch its own mean and standard deviation, which the network does not predict.",
     )
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--images", type=list[str] | str, required=True, help=IMAGES_HELP)
     parser.add_argument("--out", type=Path, default=Path("reconstruction.png"), help="picture to write (PNG)")
     parser.add_argument("--count", type=int, default=8, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")

@@ -25,8 +25,9 @@ def announce(task: str, config: Any, lists: list[Path], run: "RunFolder") -> Non
     Raises:
         UserError: a list that is damaged, or a device that is not there
     """
-    counts = find_opener(config.data).counts(load_lists(*lists))
-    images = f"{' + '.join(map(str, counts))} images of {config.data}" if counts else config.data
+    data = find_opener(config.data)
+    counts = data.counts(load_lists(*lists))
+    images = f"{' + '.join(map(str, counts))} images of {data.spec}" if counts else data.spec
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     device, processes = pick_device(config.device), current_world().size

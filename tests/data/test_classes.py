@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fcmae.core.errors import UserError
-from fcmae.data.classes import ClassFolders, find_classes, find_val_classes, split_by_class
+from fcmae.data.classes import LabelledFiles, find_classes, find_val_classes, split_by_class
 from fcmae.data.index import ImageIndex
 
 
@@ -30,7 +30,7 @@ def make(root: Path, counts: dict[str, int], broken: tuple[str, ...] = ()) -> Pa
 
 def test_each_image_gets_the_class_of_its_first_folder(tmp_path: Path) -> None:
     # names whose order changes where "/" is compared with other characters
-    data = ClassFolders.read(
+    data = LabelledFiles.read(
         ImageIndex.scan(make(tmp_path / "d", {"cat": 3, "cat-big": 2, "cat.x": 1, "dog": 4}))
     )
     assert data.classes == sorted(data.classes)
@@ -40,7 +40,7 @@ def test_each_image_gets_the_class_of_its_first_folder(tmp_path: Path) -> None:
 
 
 def test_selection_keeps_files_and_labels_together(tmp_path: Path) -> None:
-    data = ClassFolders.read(ImageIndex.scan(make(tmp_path / "d", {"a": 3, "b": 5, "long name": 2})))
+    data = LabelledFiles.read(ImageIndex.scan(make(tmp_path / "d", {"a": 3, "b": 5, "long name": 2})))
     part = data.select(np.array([9, 0, 4, 7]))
     assert [part.index[i] for i in range(4)] == [data.index[i] for i in (0, 4, 7, 9)]
     assert part.labels.tolist() == data.labels[[0, 4, 7, 9]].tolist()
@@ -123,7 +123,7 @@ def test_classes_of_one_image_are_trained_on_and_counted(
     assert val.labels.tolist() == [1, 3]
     assert "2 of the 4 classes have one image only (a, c)" in caplog.text
     assert len(caplog.records) == 1
-    assert ClassFolders.read(val.index, train.classes).labels.tolist() == [1, 3]
+    assert LabelledFiles.read(val.index).renumber(train.classes).labels.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_classes_that_do_not_match_are_refused(
 def test_a_tree_that_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one image of each class"):
         find_classes(make(tmp_path / "single images", {"a": 1, "b": 1}), 0.2, 0)
-    with pytest.raises(UserError, match="none of the 4 images of this class"):
+    with pytest.raises(UserError, match="none of the 4 images of class b"):
         find_classes(make(tmp_path / "broken", {"a": 5, "b": 4}, broken=("b",)), 0.2, 0)
     with pytest.raises(UserError, match="one class only"):
         find_classes(make(tmp_path / "one", {"a": 5}), 0.2, 0)

@@ -6,15 +6,19 @@ A new kind is a file with a class, and its name in the list here; or a class any
 
 from typing import TYPE_CHECKING
 
-from fcmae.data.sources.base import Opener, SourceOptions
+from fcmae.data.sources.base import Opener, SourceOptions, Spec
 from fcmae.data.sources.digits import DigitsOpener
 from fcmae.data.sources.folder import FolderOpener
+from fcmae.data.sources.listing import ListOpener
+from fcmae.data.sources.several import SeveralOpener
+from fcmae.data.sources.table import TableOpener
 from fcmae.data.sources.timm import TimmOpener
 
 __all__ = [
     "OPENERS",
     "Opener",
     "SourceOptions",
+    "Spec",
     "find_opener",
     "open_source",
     "open_splits",
@@ -24,7 +28,9 @@ __all__ = [
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
-OPENERS: list[type[Opener]] = [DigitsOpener, TimmOpener, FolderOpener]  # the first that matches is taken
+OPENERS: list[type[Opener]] = [  # the first that matches is taken
+    DigitsOpener, TimmOpener, ListOpener, TableOpener, FolderOpener,
+]  # fmt: skip
 
 
 def register_opener(kind: type[Opener]) -> None:
@@ -32,16 +38,20 @@ def register_opener(kind: type[Opener]) -> None:
     OPENERS.insert(0, kind)
 
 
-def find_opener(spec: str) -> Opener:
+def find_opener(spec: Spec) -> Opener:
     """Return the opener of what --data names; nothing is looked at yet."""
-    return next(kind for kind in OPENERS if kind.matches(spec))(spec)
+    if isinstance(spec, list):
+        openers = [find_opener(each) for each in spec]
+        return SeveralOpener(openers) if len(openers) > 1 else openers[0]
+    name = str(spec)
+    return next(kind for kind in OPENERS if kind.matches(name))(name)
 
 
-def open_source(spec: str, options: SourceOptions) -> "ImageSource":
+def open_source(spec: Spec, options: SourceOptions) -> "ImageSource":
     """Open all images of what --data names, see `Opener.open_images`."""
     return find_opener(spec).open_images(options)
 
 
-def open_splits(spec: str, options: SourceOptions) -> tuple["Labelled", "Labelled"]:
+def open_splits(spec: Spec, options: SourceOptions) -> tuple["Labelled", "Labelled"]:
     """Open the training and validation images of what --data names, see `Opener.open_splits`."""
     return find_opener(spec).open_splits(options)

@@ -6,6 +6,7 @@ Only what opens may import torch: what can be wrong before that is told within a
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fcmae.core.errors import UserError
@@ -14,6 +15,9 @@ from fcmae.data.index import ImageIndex
 
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
+
+Spec = list[str] | str | Path
+"""What --data says: a name, or several; in code also a path."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,22 @@ class Opener(ABC):
         """Tell whether a name, as --data says it, is of this kind."""
 
     @property
+    def setting(self) -> list[str] | str:
+        """What --data says to open the same again, without short names."""
+        return self.spec
+
+    @property
     def name(self) -> str:
         """What a run on this data is called."""
         return self.spec.replace(":", "-").replace("/", "-")
+
+    def check(self) -> None:
+        """Refuse data of which something can be told before they are opened.
+
+        Raises:
+            UserError: there are no images
+        """
+        self.list_images()
 
     def list_images(self) -> list[ImageIndex]:
         """List all images, for a run to keep, so that it sees the same ones when it is resumed.
@@ -122,6 +139,14 @@ class Opener(ABC):
         Raises:
             UserError: they cannot be read
         """
+
+    def open_everything(self, options: SourceOptions) -> "ImageSource":
+        """Open all images there are, those that are kept for measuring among them.
+
+        Raises:
+            UserError: they cannot be read
+        """
+        return self.open_images(options)
 
     def open_splits(self, options: SourceOptions) -> tuple["Labelled", "Labelled"]:
         """Open training and validation images.

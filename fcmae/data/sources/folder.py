@@ -2,18 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fcmae.data.classes import ClassFolders, find_classes, find_val_classes
+import numpy as np
+
+from fcmae.data.classes import Halves, LabelledFiles, find_halves, find_held_out, find_val_classes
 from fcmae.data.index import ImageIndex
-from fcmae.data.sources.base import Opener, SourceOptions
-
-if TYPE_CHECKING:
-    from fcmae.data.images import FolderSource, Labelled
+from fcmae.data.sources.base import Opener
+from fcmae.data.sources.files import FilesOpener, real_path
 
 
-class FolderOpener(Opener):
+class FolderOpener(FilesOpener):
     """A folder; what no other kind knows is taken for one."""
 
     @classmethod
@@ -24,64 +22,30 @@ class FolderOpener(Opener):
     def name(self) -> str:
         return os.path.basename(os.path.realpath(self.spec))  # a Path refuses loops of links
 
-    def list_images(self) -> list[ImageIndex]:
+    def list_files(self, *, held_out: bool) -> ImageIndex:
         index = ImageIndex.scan(self.spec)
-        index.check_headers()
-        return [index]
+        if held_out:
+            return index
+        kept = np.ones(len(index), bool)
+        folders = find_held_out(index)
+        for first, end in folders.values():
+            kept[first:end] = False
+        if kept.all():
+            return index
+        self.tell_held_out(int((~kept).sum()), " and ".join(f"{name}/" for name in folders))
+        return index.select(np.flatnonzero(kept))
 
-    def list_splits(self, val_fraction: float, seed: int) -> list[ImageIndex]:
-        return [part.index for part in find_classes(self.spec, val_fraction, seed)]
+    def list_halves(self) -> Halves:
+        return find_halves(self.spec)
 
-    def val_classes(self) -> list[str]:
-        return find_val_classes(self.spec).classes
+    def list_val(self) -> LabelledFiles:
+        return find_val_classes(self.spec)
 
     def is_same(self, other: Opener, lists: Sequence[ImageIndex]) -> bool:
         """Compare folders with those that the run's lists were made from, wherever it was started."""
         if not isinstance(other, FolderOpener):
             return False
-        asked = _real(other.spec)
-        roots = [_real(index.root) for index in lists] or [_real(self.spec)]
+        asked = real_path(other.spec)
+        roots = [real_path(index.root) for index in lists] or [real_path(self.spec)]
         train, val = roots[0], roots[-1]
         return asked == val or (train != val and asked == val.parent)  # train/ and val/ in one folder
-
-    def open_images(self, options: SourceOptions) -> "FolderSource":
-        [index] = options.lists or self.list_images()
-        return open_files(index, options)
-
-    def open_splits(self, options: SourceOptions) -> tuple["Labelled", "Labelled"]:
-        if options.lists:
-            train = ClassFolders.read(options.lists[0])
-            val = ClassFolders.read(options.lists[1], train.classes)
-        else:
-            train, val = find_classes(self.spec, options.val_fraction, options.seed)
-        return open_classes(train, options), open_classes(val, options)
-
-    def open_validation(self, options: SourceOptions) -> "Labelled":
-        return open_classes(find_val_classes(self.spec), options)
-
-
-def _real(path: str | Path) -> Path:
-    """Follow the links of a path, as far as they lead somewhere."""
-    return Path(os.path.realpath(Path(path).expanduser()))
-
-
-def open_files(index: ImageIndex, options: SourceOptions) -> "FolderSource":
-    """Return the images of a list of files, of which one at least can be read.
-
-    Raises:
-        UserError: none of those tried can be read
-    """
-    from fcmae.data.images import FolderSource
-
-    source = FolderSource(index, options.channels, options.value_range, options.no_data)
-    source.check()
-    return source
-
-
-def open_classes(data: ClassFolders, options: SourceOptions) -> "Labelled":
-    """Return the images of class folders with their labels; see `open_files`."""
-    import torch
-
-    from fcmae.data.images import Labelled
-
-    return Labelled(open_files(data.index, options), torch.from_numpy(data.labels), data.classes)

@@ -82,7 +82,7 @@ def test_folders_of_labels_that_cannot_work(capsys: pytest.CaptureFixture[str]) 
     make_classes(Path("torn"), {"cat": 3, "dog": 3})
     for path in Path("torn/dog").iterdir():
         path.write_bytes(path.read_bytes()[:50])
-    assert "none of the 3 images of this class can be read" in refused("torn")
+    assert "none of the 3 images of class dog can be read" in refused("torn")
     assert "does not exist" in refused("nowhere")
     assert not Path("runs").exists()
 

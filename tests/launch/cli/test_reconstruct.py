@@ -11,7 +11,7 @@ from tests.launch.toys import help_of, refusal, squeezed
     ("argv", "message"),
     [
         (["images", "--images", "images"], "images is not the folder of a run"),
-        (["run", "--images", "nowhere"], "--images nowhere: no such folder"),
+        (["run", "--images", "nowhere"], "nowhere does not exist"),
         (["run", "--images", "images", "--out", "no/p.png"], "the folder no does not exist"),
         (["run", "--images", "images"], "run holds no checkpoint yet"),
         (["run"], "required: images"),
