@@ -62,7 +62,7 @@ def test_usual_names_of_columns_need_no_option(folder: Path, name: str, tmp_path
 
 def test_columns_folders_and_suffixes_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    columns = {
+    columns: dict[str, list[Any]] = {
         "id": list(range(8)),
         "note, quoted": ['"a ""b"""'] * 8,
         "species": [row[1] for row in ROWS],
