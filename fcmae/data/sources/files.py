@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcmae.core.distributed import current_world
-from fcmae.data.classes import Halves, LabelledFiles, divide, label_files
+from fcmae.core.errors import UserError
+from fcmae.data.classes import LABEL, Halves, LabelledFiles, divide, label_files
 from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener, SourceOptions
 
@@ -122,8 +123,13 @@ def join_lists(lists: Sequence[ImageIndex]) -> ImageIndex:
     """Return one list of the files of several, in their order.
 
     Raises:
-        UserError: a folder is another one of them, or lies in it
+        UserError: some lie in archives
     """
+    for index in lists:
+        if set(index.columns) - {LABEL}:
+            raise UserError(
+                f"{index.root}: archives and other data cannot be joined: give them in one folder"
+            )
     roots = [real_path(index.root) for index in lists]
     root = Path(os.path.commonpath(roots))
     parts = [_prefixed(index, os.path.relpath(own, root)) for index, own in zip(lists, roots, strict=True)]

@@ -41,7 +41,8 @@ KINDS = (
         "HDF5",
         0,
         b"\x89HDF\r\n\x1a\n",
-        "python -c \"import h5py, numpy, sys; numpy.save(sys.argv[2], h5py.File(sys.argv[1])['images'][:])\" "
+        'python -c "import h5py, numpy, sys; '
+        "numpy.save(sys.argv[2], h5py.File(sys.argv[1])['images'][:])\" "
         "{path} {stem}.npy, with the name of its array in place of images; then give {stem}.npy",
     ),
     Unread(
@@ -56,8 +57,10 @@ KINDS = (
         "an LMDB database",
         16,
         b"\xde\xc0\xef\xbe",
-        "mkdir {stem}_files && python -c \"import lmdb, sys; [open(sys.argv[2] + key.hex(), 'wb').write(value) "
-        'for key, value in lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False).begin().cursor()]" '
+        'mkdir {stem}_files && python -c "import lmdb, sys; '
+        "[open(sys.argv[2] + key.hex(), 'wb').write(value) "
+        "for key, value in "
+        'lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False).begin().cursor()]" '
         "{path} {stem}_files/, where its values are image files; then give {stem}_files",
     ),
     Unread("an SQLite database", 0, b"SQLite format 3\0", "write its images to files and give their folder"),
@@ -123,7 +126,7 @@ class UnreadOpener(Opener):
 
 
 def find_kind(spec: str) -> tuple[Unread, Path] | None:
-    """Tell of which unread kind a file is, or a folder that holds an LMDB database, and which file says so."""
+    """Tell of which unread kind a file, or a folder of an LMDB database, is, and which file says so."""
     path = Path(spec).expanduser()
     with suppress(OSError):
         if path.is_dir():
