@@ -4,6 +4,7 @@ Shapes: B batch, K classes, C channels, H W pixels.
 """
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,8 @@ from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
-from fcmae.data.transforms import channel_statistics, to_float, training_crop
+from fcmae.data.statistics import measure_statistics, settle_statistics
+from fcmae.data.transforms import to_float, training_crop
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
@@ -77,10 +79,13 @@ class FinetuneTask(Task):
     def __init__(self, config: FinetuneConfig, run: RunFolder, device: torch.device) -> None:
         from timm.utils import ModelEmaV3
 
-        self.config, self.run, self.device = config, run, device
-        self.mean, self.std = channel_statistics(config.in_chans, config.images.mean, config.images.std)
+        self.run, self.device = run, device
         self.listed = describe_lists(load_lists(run.train_images, run.val_images))
         self.train_data, self.val_data = open_data(config, run)
+        self.workers = choose_workers(device, config.images.workers)
+        self.mean, self.std = self._settle_statistics(config)
+        images = replace(config.images, mean=self.mean, std=self.std)  # as the weights' card will say
+        self.config = config = replace(config, images=images)
         check_batch(config, len(self.train_data.labels))
         self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
         self.model = build_network(config, self.classes).to(device)
@@ -96,7 +101,6 @@ class FinetuneTask(Task):
         self.loss_weights = self.class_weights.to(device) if config.balance == "loss" else None
         self.broken = BrokenList(run.broken_images)
         self.broken_val = BrokenList(run.broken_val_images)
-        self.workers = choose_workers(device, config.images.workers)
         batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
         self.reader = EvaluationReader(
             config.size,
@@ -107,6 +111,16 @@ class FinetuneTask(Task):
             self.workers,
             device,
             gaps=config.images.no_data is not None,
+        )
+
+    def _settle_statistics(self, config: FinetuneConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation of the images to train on, see `settle_statistics`."""
+        source, channels = self.train_data.source, config.in_chans
+        return settle_statistics(
+            config.images,
+            channels,
+            self.run.statistics,
+            lambda: measure_statistics(source, channels, config.size, workers=self.workers),
         )
 
     def examples(self) -> list[Example]:

@@ -3,17 +3,22 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fcmae.core.distributed import current_world, gather_lists
+from fcmae.core.distributed import current_world, from_rank_zero, gather_lists
 from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
+from fcmae.data.config import ImagesConfig
 from fcmae.data.dataset import ImageDataset
 from fcmae.data.images import ImageSource
 from fcmae.data.loader import Loader
-from fcmae.data.transforms import Size, resize_center_crop
+from fcmae.data.transforms import Size, channel_statistics, resize_center_crop
 from fcmae.data.validity import split_validity
 
 SAMPLE = 1000  # images that are looked at: enough for three digits
@@ -85,7 +90,7 @@ class Moments:
 def measure_statistics(
     source: ImageSource, channels: int, image_size: Size, *, sample: int = SAMPLE, workers: int = 0
 ) -> ChannelStatistics:
-    """Measure images from all over a source as evaluation sees them: resized, and the centre cropped.
+    """Measure images from all over a source, resized to what is trained on; what hangs over is cropped.
 
     Every process of a run reads its part, and all return the same; all of them have to call this.
 
@@ -103,12 +108,60 @@ def measure_statistics(
     mine = range(world.rank, count, world.size)
     keys = [(0, number * len(source) // count) for number in mine]
     batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
-    dataset = ImageDataset(source, resize_center_crop(image_size, channels=channels), seed=0)
+    dataset = ImageDataset(source, resize_center_crop(image_size, 1.0, channels=channels), seed=0)
     moments = Moments(channels)
     for batch in Loader(dataset, batches, workers, torch.device("cpu")):
         moments.add(batch.data)
     moments.gather()
     return moments.statistics()
+
+
+def settle_statistics(
+    config: ImagesConfig,
+    channels: int,
+    kept: Path,
+    measure: Callable[[], ChannelStatistics] | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation as given, else ImageNet's of 3 channels, else those of the images.
+
+    What is measured is kept in the run, for when it goes on. All processes of a run call this.
+
+    Args:
+        config: may give one of them, or both
+        channels: C
+        kept: the run's file
+        measure: measures the images; without it, and with nothing kept, the mean is 0.5, the deviation 0.25
+
+    Raises:
+        UserError: numbers that do not fit the channels, a damaged file, or images that cannot be read
+    """
+    mean, std = config.mean, config.std
+    if channels != 3 and (mean is None or std is None):
+        found = from_rank_zero(lambda: _read(kept))
+        if found is None and measure is not None:
+            found = measure()
+            if current_world().is_rank_zero:
+                with write_atomically(kept) as file:
+                    file.write(json.dumps(asdict(found)).encode())
+                print(f"mean {found.mean}, standard deviation {found.std} of {found.images} images: {kept}")
+        if found is not None:
+            mean, std = mean or found.mean, std or found.std
+    return channel_statistics(channels, mean, std)
+
+
+def _read(kept: Path) -> ChannelStatistics | None:
+    """Return what a run has measured, if it has.
+
+    Raises:
+        UserError: the file is damaged
+    """
+    try:
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        return ChannelStatistics(tuple(said["mean"]), tuple(said["std"]), int(said["images"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{kept}: damaged ({error}); without it they are measured anew") from None
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

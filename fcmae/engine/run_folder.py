@@ -36,6 +36,7 @@ class RunFolder:
         encoder, classifier: the weights that a pre-training, a fine-tuning writes for others to use
         images: a pre-training's list of images
         train_images, val_images: a fine-tuning's two lists
+        statistics: mean and standard deviation of the images, where they were measured
         broken_images, broken_val_images: names of the images that could not be read
         lock: held by the process that writes
         code: the copy of our package that a queued job runs
@@ -54,6 +55,7 @@ class RunFolder:
         self.encoder, self.classifier = self.path / ENCODER, self.path / CLASSIFIER
         self.images = self.path / "images.npz"
         self.train_images, self.val_images = self.path / "train.npz", self.path / "val.npz"
+        self.statistics = self.path / "statistics.json"
         self.broken_images = self.path / "broken_images.txt"
         self.broken_val_images = self.path / "broken_val_images.txt"
         self.lock = self.path / ".lock"
@@ -115,6 +117,8 @@ class RunFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
+                if not resumed:  # of other images, if there is one
+                    self.statistics.unlink(missing_ok=True)
                 with write_atomically(self.config) as file:
                     file.write(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
             except OSError as error:
@@ -138,7 +142,7 @@ class RunFolder:
         if self.config.exists():
             self.differences(config)  # raises where it is not a run's
         lists = {self.images, self.train_images, self.val_images, self.broken_images, self.broken_val_images}
-        ours = {self.config, self.lock, self.code, self.jobs, *lists}
+        ours = {self.config, self.statistics, self.lock, self.code, self.jobs, *lists}
         there = {self.path / entry.name.removesuffix(TEMPORARY_SUFFIX) for entry in self.path.iterdir()}
         return not there <= ours
 

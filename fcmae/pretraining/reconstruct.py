@@ -15,7 +15,8 @@ from fcmae.core.errors import UserError
 from fcmae.core.settings import read_settings
 from fcmae.data.dataset import ImageDataset
 from fcmae.data.sources import SourceOptions, Spec, find_opener
-from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float
+from fcmae.data.statistics import settle_statistics
+from fcmae.data.transforms import resize_center_crop, to_float
 from fcmae.data.validity import split_validity
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.pictures import DPI, GREY, save_figure
@@ -63,7 +64,7 @@ def reconstruct(
     source = find_opener(images).open_everything(options)
     transform = resize_center_crop(model.image_size, channels=config.network.in_chans)
     pictures = few_images(ImageDataset(source, transform, seed), count)
-    statistics = channel_statistics(config.network.in_chans, config.images.mean, config.images.std)
+    statistics = settle_statistics(config.images, config.network.in_chans, run.statistics)
     draw_reconstructions(model, pictures, *statistics, out, torch.Generator().manual_seed(seed))
 
 

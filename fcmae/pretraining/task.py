@@ -17,7 +17,8 @@ from fcmae.data.index import describe_lists, load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
 from fcmae.data.sources import SourceOptions, open_source
-from fcmae.data.transforms import channel_statistics, resize_center_crop, to_float, training_crop
+from fcmae.data.statistics import measure_statistics, settle_statistics
+from fcmae.data.transforms import resize_center_crop, to_float, training_crop
 from fcmae.data.validity import split_validity
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.progress import Summary
@@ -72,9 +73,6 @@ class PretrainTask(Task):
     def __init__(self, config: PretrainConfig, run: RunFolder, device: torch.device) -> None:
         self.config, self.run, self.device = config, run, device
         self.model = FCMAE(**config.model_options())
-        self.mean, self.std = channel_statistics(
-            config.network.in_chans, config.images.mean, config.images.std
-        )
         lists = load_lists(run.images)
         self.listed = describe_lists(lists)
         options = SourceOptions(
@@ -86,7 +84,14 @@ class PretrainTask(Task):
             no_data=config.images.no_data,
         )
         self.source = open_source(config.data, options)
-        channels = config.network.in_chans
+        channels, size = config.network.in_chans, self.model.image_size
+        workers = choose_workers(device, config.images.workers)
+        self.mean, self.std = settle_statistics(
+            config.images,
+            channels,
+            run.statistics,
+            lambda: measure_statistics(self.source, channels, size, workers=workers),
+        )
         transform = partial(
             add_mask, channels=channels, grid=self.model.grid, num_visible=self.model.num_visible
         )

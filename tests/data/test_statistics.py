@@ -1,12 +1,16 @@
 """Mean and standard deviation of channels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from fcmae.core.errors import UserError
+from fcmae.data.config import ImagesConfig
 from fcmae.data.images import ArraySource
-from fcmae.data.statistics import Moments, measure_statistics
+from fcmae.data.statistics import ChannelStatistics, Moments, measure_statistics, settle_statistics
+from fcmae.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES = torch.randint(0, 256, (40, 2, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -58,3 +62,23 @@ def test_a_sample_from_all_over_the_source_is_measured() -> None:
     whole = measure_statistics(ArraySource(dark_then_bright), 1, (8, 8))
     assert whole.images == 100
     assert np.isclose(whole.mean[0], 0.5)
+
+
+def test_what_is_measured_is_kept(tmp_path: Path) -> None:
+    kept, measured = tmp_path / "kept.json", ChannelStatistics((0.25, 0.5), (0.125, 0.0625), 7)
+    given = ImagesConfig(std=(1.0, 2.0))
+    assert settle_statistics(ImagesConfig(), 2, kept) == ((0.5, 0.5), (0.25, 0.25))
+    assert settle_statistics(given, 2, kept, lambda: measured) == (measured.mean, (1.0, 2.0))
+    assert settle_statistics(ImagesConfig(), 2, kept) == (measured.mean, measured.std)
+    other = ChannelStatistics((0.0, 0.0), (1.0, 1.0), 7)
+    assert settle_statistics(ImagesConfig(), 2, kept, lambda: other) == (measured.mean, measured.std)
+    kept.write_text("{}")
+    with pytest.raises(UserError, match=str(kept)):
+        settle_statistics(ImagesConfig(), 2, kept)
+
+
+def test_three_channels_are_normalised_as_imagenets(tmp_path: Path) -> None:
+    other = ChannelStatistics((0.0,) * 3, (1.0,) * 3, 7)
+    found = settle_statistics(ImagesConfig(), 3, tmp_path / "kept.json", lambda: other)
+    assert found == (IMAGENET_MEAN, IMAGENET_STD)
+    assert not (tmp_path / "kept.json").exists()

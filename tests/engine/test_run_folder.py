@@ -64,6 +64,19 @@ def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"] == "tiny"
 
 
+def test_what_was_measured_of_other_images_is_forgotten(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.acquire(CONFIG)
+    run.statistics.write_text("{}")
+    run._held_lock = None
+    RunFolder(tmp_path / "run").acquire(CONFIG)
+    assert not run.statistics.exists()
+    run.statistics.write_text("{}")
+    run.log_file.write_text("")
+    assert RunFolder(tmp_path / "run").acquire(CONFIG)
+    assert run.statistics.exists()
+
+
 def test_a_run_killed_before_its_first_step_leaves_a_folder_it_can_take_again(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for path in (

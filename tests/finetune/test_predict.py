@@ -26,8 +26,9 @@ def test_predict_writes_the_likeliest_classes_and_lists_broken_files(
     network = open_network(run, torch.device("cpu"))
     for row in rows[:5]:
         pixels = torch.from_numpy(np.array(Image.open(folder / row["file"])))[None, None] / 255
+        normalised = (pixels - network.card.mean[0]) / network.card.std[0]
         with torch.no_grad():
-            probabilities = network.model((pixels - 0.5) / 0.25).softmax(1)[0]
+            probabilities = network.model(normalised).softmax(1)[0]
         assert int(row["class_1"]) == int(probabilities.argmax())
         assert float(row["probability_1"]) == pytest.approx(float(probabilities.max()), abs=1e-3)
         assert float(row["probability_1"]) >= float(row["probability_2"]) >= float(row["probability_3"])

@@ -310,6 +310,12 @@ def test_no_data_changes_no_bit_of_a_run(tmp_path: Path, norm_pix_loss: str) -> 
         options = ["--network.in-chans", "2", "--images.turns", "true", "--norm-pix-loss", norm_pix_loss]
         assert main([*arguments(tmp_path, run, *options), "--images.no-data", value]) == 0
         outcomes.append((losses(run), encoder_of(run)[0]))
+        mean = images[~gaps].reshape(-1, 2).mean(0)
+        assert encoder_of(run)[1]["mean"] == pytest.approx(mean, rel=0.02)
+        assert (encoder_of(run)[1]["no_data"], (run / "statistics.json").exists()) == (
+            value if value == "nan" else -9999,
+            True,
+        )
         assert (run / "reconstructions.png").exists()
     assert outcomes[0][0] == outcomes[1][0]
     assert all(torch.equal(tensor, outcomes[1][1][name]) for name, tensor in outcomes[0][1].items())
