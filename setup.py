@@ -4,6 +4,6 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["fcmae", "fcmae.*"]),
-    package_data={"fcmae": ["py.typed"], "": ["recipes/*.yaml"]},
+    package_data={"fcmae": ["py.typed"], "": ["recipes/*.yaml"], "fcmae.launch.cluster": ["job.sh"]},
     zip_safe=False,
 )

@@ -9,6 +9,7 @@ from fcmae.core.errors import UserError
 DATA_ROOT = "data"  # folder of data sets that are known by name
 VAL_FRACTION = 0.2  # of data in one piece that is kept for validation
 CROP_PCT = 0.875  # fraction of the short side that evaluation crops, where nothing else is said
+MOST_WORKERS = 8  # that read images for each process, where no number is given
 STRAIGHT_FROM = 384  # from this size on, evaluation resizes without a crop
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
+from fcmae.data.config import MOST_WORKERS
 from fcmae.data.dataset import Batch, Item, collate
 from fcmae.data.images import NOTHING, WatchedSource
 
@@ -173,4 +174,4 @@ def choose_workers(device: torch.device, wanted: int | None = None) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= current_world().local_size
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores)
-    return min(8, cores) if device.type == "cuda" else min(8, cores // 4)
+    return min(MOST_WORKERS, cores) if device.type == "cuda" else min(MOST_WORKERS, cores // 4)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from fcmae.core.errors import UserError
 from fcmae.launch.cluster.job import Submission
 from fcmae.launch.cluster.options import JobOptions
 from fcmae.launch.cluster.records import Record
@@ -41,6 +42,18 @@ class Cluster(ABC):
         Raises:
             UserError: naming the option
         """
+
+    def check_extra(self, extra: dict[str, str]) -> None:
+        """Refuse options in the cluster's own words that it would not heed.
+
+        Args:
+            extra: by name
+
+        Raises:
+            UserError: naming the option
+        """
+        for name in extra:
+            raise UserError(f"--slurm-{name} is an option of sbatch: it is for --cluster slurm")
 
     def check_jobs(self, submission: Submission) -> None:  # noqa: B027 - or say no only to what is queued
         """Refuse jobs that the cluster would not take, while nothing has been written yet.

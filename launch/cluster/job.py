@@ -1,7 +1,6 @@
 """What a cluster is given: jobs, and what they ask for."""
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +14,15 @@ class Job:
 
     Args:
         command: its name, such as pretrain
-        run: the command itself, from its options to an exit status; pickled by reference
         argv: its options
         folder: absolute; of its run, or for the record of a job that has no run
-        resumes: whether it goes on where it was stopped, and so may be stopped as often as it takes
+        workers: processes that read images beside each that computes, where the settings name a number
     """
 
     command: str
-    run: Callable[[list[str]], int]
     argv: list[str]
     folder: Path
-    resumes: bool = True
+    workers: int | None = None
 
     @property
     def command_line(self) -> str:

@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 import sys
-import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import submitit
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
@@ -24,11 +26,13 @@ class Local(Cluster):
     """This machine. A job's id is that of the process that keeps it, and it knows none of the others."""
 
     def check_options(self, options: JobOptions) -> None:
-        """Refuse more machines than this one.
+        """Refuse more machines than this one, and containers.
 
         Raises:
-            UserError: more are asked for
+            UserError: more are asked for, or a container
         """
+        if options.container:
+            raise UserError(f"--container {options.container} is for --cluster slurm")
         if options.nodes > 1:
             raise UserError(f"--nodes {options.nodes}: --cluster {options.cluster} is this one machine")
 
@@ -50,9 +54,14 @@ class Local(Cluster):
                 gpus_per_node=options.gpus_per_node or 0,
                 signal_delay_s=options.signal_seconds,
                 stderr_to_stdout=True,
-                setup=[*import_lines(submission.code), f"export MASTER_PORT={free_port()}"],
+                setup=[
+                    *import_lines(submission.code),
+                    f"export MASTER_PORT={free_port()}",
+                    *(f"{line} || exit" for line in options.setup),
+                ],
             )
-            ids.append(str(executor.submit(LocalProcess(job, notes, options.retries)).job_id))
+            process = LocalProcess(notes, job.folder, [job.command, *job.argv], options.retries)
+            ids.append(str(executor.submit(process).job_id))
         return ids
 
     def state(self, record: Record) -> State:
@@ -66,32 +75,33 @@ class Local(Cluster):
             os.kill(int(controller), signal.SIGTERM)
 
 
+@dataclass(frozen=True)
 class LocalProcess(JobProcess):
-    """A process of a job on this machine, where its exit status makes submitit start the job again."""
+    """A process of a job on this machine, where its exit status makes submitit start the job again.
 
-    def export_ranks(self) -> int:
-        """Set the variables by which the processes find each other, here; return the rank of this one."""
-        rank = super().export_ranks()
+    Args:
+        retries: how often a failed job may start again
+    """
+
+    retries: int
+
+    def begin(self, rank: int) -> None:
+        """Note a start, once for all processes; they find each other here."""
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-        return rank
+        if rank == 0:
+            self.note("started", f"on {os.uname().nodename}")
 
-    def leave(self, number: int = 0, frame: object = None) -> None:
+    def leave(self, number: int = 0, frame: FrameType | None = None) -> NoReturn:
         """End in good order, to be started again; also a handler of signals."""
         self.note("stopped")
         sys.exit(LOCAL_REQUEUE_RETURN_CODE)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, status: int) -> None:
         """Note a failure, once for all processes of a start, and start again if any retry is left."""
-        if self.count("failed") < self.count("started"):
-            self.note("failed", type(error).__name__)
-        if self.count("failed") <= self.retries:
-            traceback.print_exception(error)
+        if self.noted("failed") < self.noted("started"):
+            self.note("failed", f"exit status {status}")
+        if self.noted("failed") <= self.retries:
             sys.exit(LOCAL_REQUEUE_RETURN_CODE)
-
-    def count(self, event: str) -> int:
-        """Return how many lines the notes on an event have."""
-        path = self.note_file(event)
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def is_alive(pid: int) -> bool:

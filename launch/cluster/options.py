@@ -1,7 +1,8 @@
 """What a job asks of a cluster."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from fcmae.core.errors import UserError
 
@@ -18,7 +19,7 @@ class JobOptions:
         nodes: machines
         gpus_per_node: GPUs of each machine, by default none
         tasks_per_node: processes on each machine, by default one for each GPU, or one
-        cpus_per_task: cores of each process
+        cpus_per_task: cores of each process, by default one and one more for each worker that reads images
         mem: memory of each machine, such as 64G
         time: time limit, as SLURM writes it: minutes, hours:minutes:seconds or days-hours:minutes
         partition: where to queue
@@ -30,7 +31,13 @@ class JobOptions:
         job_name: name in the queue, by default fcmae-<command>
         signal_seconds: how long before its time limit a job is told to save and queue again
         retries: how often a job that failed by itself is queued again
+        stalls: starts in a row that may end, for whatever reason, without a new checkpoint
         parallel: jobs of a sweep that run at the same time
+        setup: a line of shell that each machine's job begins with, such as `module load cuda`; repeatable
+        container: image that the processes run in, with PyTorch and what fcmae depends on
+        container_runtime: what starts the container
+        container_mounts: folders that it sees besides the run's, as SOURCE:TARGET; repeatable
+        python: what starts Python, by default the Python that submits, in a container python3
     """
 
     cluster: str = "slurm"
@@ -49,7 +56,13 @@ class JobOptions:
     job_name: str | None = None
     signal_seconds: int = 120
     retries: int = 2
+    stalls: int = 5
     parallel: int = 256
+    setup: list[str] = field(default_factory=list)
+    container: str | None = None
+    container_runtime: Literal["pyxis", "apptainer", "docker"] = "pyxis"
+    container_mounts: list[str] = field(default_factory=list)
+    python: str | None = None
 
     @property
     def tasks(self) -> int:
@@ -67,7 +80,7 @@ class JobOptions:
         Raises:
             UserError: a count below 1, or a time limit that is none or too short to save in
         """
-        for name in ("nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "parallel"):
+        for name in ("nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "stalls", "parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")

@@ -1,58 +1,25 @@
-"""Jobs on SLURM, by submitit: the batch script, what is checked before, and what becomes of them."""
+"""Jobs on SLURM: what is checked before, how they are queued, and what becomes of them."""
 
-import logging
-import shlex
+import difflib
+import os
+import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import submitit
-from submitit.slurm.slurm import _make_sbatch_string
+from submitit.helpers import clean_env
 
 from fcmae.core.errors import UserError
 from fcmae.launch.cluster.base import Cluster, State
-from fcmae.launch.cluster.code import import_lines
 from fcmae.launch.cluster.job import Submission
-from fcmae.launch.cluster.options import minutes
-from fcmae.launch.cluster.process import JobProcess
 from fcmae.launch.cluster.records import Record
+from fcmae.launch.cluster.script import batch_script
 
 ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
-# Of an earlier start of the job: what decides about this one is written by this one.
-BEGIN = """\
-job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
-note={notes}/$job
-rm -f "$note".stopped "$note".terminated "$note".final "$note".done"""
-REQUEUE = """\
-status=$?
-[ -e "$note".done ] && exit 0  # whatever came while the processes shut down
-again=
-shown=$(scontrol -o show job "$job")
-case $shown in
-  *JobState=CANCELLED*) exit 143 ;;
-  *PreemptTime=[0-9]*) preempted=yes ;;  # a site's signal for it may be SIGTERM, as that of scancel is
-  *) preempted= ;;
-esac
-if [ -e "$note".final ]; then
-  again=
-elif [ -e "$note".stopped ] || [ -n "$preempted" ]; then  # as often as it takes
-  again=yes
-elif [ ! -e "$note".terminated ]; then
-  echo "exit status $status on $SLURM_JOB_NODELIST" >> "$note".failed
-  [ "$(wc -l < "$note".failed)" -le {retries} ] && again=yes
-fi
-if [ -n "$again" ]; then
-  for wait in 1 5 15; do
-    scontrol requeue "$SLURM_JOB_ID" && break
-    sleep $wait
-  done
-fi
-[ $status -eq 0 ] && status=1  # not done: what waits for this job must not start
-exit $status"""
+OURS = ("array", "error", "open-mode", "output", "parsable", "test-only", "wait", "wrap")  # options of sbatch
+WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 
 
 class Slurm(Cluster):
@@ -60,55 +27,45 @@ class Slurm(Cluster):
 
     waits = True
 
+    def check_extra(self, extra: dict[str, str]) -> None:
+        known = options_of_sbatch() if extra else set()
+        for name in extra:
+            if name in OURS:
+                raise UserError(f"--slurm-{name}: fcmae sets --{name} of sbatch itself")
+            if known and name not in known:
+                likely = difflib.get_close_matches(name, known - set(OURS), n=3, cutoff=0.6)
+                hint = f"did you mean {' or '.join(f'--slurm-{each}' for each in likely)}?" if likely else ""
+                raise UserError(
+                    f"--slurm-{name}: sbatch has no --{name}; {hint or 'sbatch --help lists what it has'}"
+                )
+
     def check_jobs(self, submission: Submission) -> None:
         """Let SLURM say whether it would take the jobs.
 
         Raises:
-            UserError: there is no SLURM, it refuses (in its own words), or its nodes do not see the folder
+            UserError: there is no SLURM, it refuses (in its own words), or it cannot write to the folder
         """
         if shutil.which("sbatch") is None:
             raise UserError("no SLURM on this machine (sbatch is not in PATH): use --cluster local")
-        test = subprocess.run(
-            ["sbatch", "--test-only"],
-            input=self.preview(submission),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if test.returncode:
-            raise UserError(f"SLURM refuses the job: {' '.join(test.stderr.split())}")
         check_folder(submission.root)
+        sbatch(["--test-only"], self.preview(submission))
 
     def preview(self, submission: Submission) -> str:
-        """Return the script that submitit will give to sbatch."""
-        folder = submission.notes
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-        count = len(submission.jobs)
-        return str(
-            _make_sbatch_string(
-                command, folder=folder, map_count=count if count > 1 else None, **script_options(submission)
-            )
-        )
+        """Return the script that sbatch will be given."""
+        return batch_script(submission)
 
     def submit(self, submission: Submission) -> list[str]:
-        """Queue jobs, several of them as an array; return the id of each.
+        """Queue jobs, several of them as an array; return the id of each. The script is kept beside the logs.
 
         Raises:
             UserError: the cluster refuses
         """
-        logging.getLogger("submitit").setLevel(logging.ERROR)
         submission.notes.mkdir(parents=True, exist_ok=True)
-        executor = submitit.SlurmExecutor(submission.notes)
-        executor.update_parameters(**script_options(submission))
-        processes = [JobProcess(job, submission.notes, submission.options.retries) for job in submission.jobs]
-        try:
-            if len(processes) == 1:
-                return [str(executor.submit(processes[0]).job_id)]
-            with executor.batch():
-                queued = [executor.submit(process) for process in processes]
-            return [str(job.job_id) for job in queued]
-        except submitit.core.utils.FailedJobError as error:
-            raise UserError(f"SLURM refuses the job: {' '.join(str(error).split())}") from error
+        script = batch_script(submission)
+        job = sbatch(["--parsable"], script).partition(";")[0].strip()
+        (submission.notes / f"{job}_submission.sh").write_text(script)
+        count = len(submission.jobs)
+        return [job] if count == 1 else [f"{job}_{number}" for number in range(count)]
 
     def state(self, record: Record) -> State:
         """Return what squeue says of a job."""
@@ -127,62 +84,49 @@ class Slurm(Cluster):
         subprocess.run(["scancel", record.job], check=True, timeout=60)
 
 
-def script_options(submission: Submission) -> dict[str, Any]:
-    """Return the arguments for submitit's SLURM executor."""
-    asked = submission.options
-    additional: dict[str, Any] = {"requeue": True, "time": asked.time, **submission.extra}
-    if submission.after is not None:
-        additional["kill-on-invalid-dep"] = "yes"
-    options = {
-        "job_name": submission.name,
-        "time": round(minutes(asked.time)),
-        "nodes": asked.nodes,
-        "ntasks_per_node": asked.tasks,
-        "gpus_per_node": asked.gpus_per_node,
-        "cpus_per_task": asked.cpus_per_task,
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "exclude": asked.exclude,
-        "comment": asked.comment,
-        "mem": asked.mem,
-        "signal_delay_s": asked.signal_seconds,
-        "array_parallelism": asked.parallel,
-        "dependency": None if submission.after is None else f"afterok:{submission.after}",
-        "stderr_to_stdout": True,
-        "srun_args": srun_args(asked.cpus_per_task),
-        "setup": [
-            *import_lines(submission.code),
-            writable_check(submission.notes),
-            *BEGIN.format(notes=shlex.quote(str(submission.notes))).splitlines(),
-        ],
-        "teardown": REQUEUE.format(retries=asked.retries).splitlines(),
-        "additional_parameters": additional,
-    }
-    return {key: value for key, value in options.items() if value is not None}
+def sbatch(options: list[str], script: str) -> str:
+    """Give a script to sbatch; return what it prints.
 
-
-def srun_args(cpus_per_task: int | None) -> list[str]:
-    """Return the arguments of srun, which does not take the number of CPUs from sbatch (22.05 and later)."""
-    return ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else [])]
-
-
-def writable_check(folder: Path) -> str:
-    """Return a shell line that ends the job where its folder cannot be written."""
-    quoted = shlex.quote(str(folder))
-    return (
-        f'touch {quoted}/.writable || {{ echo "fcmae: error:" {quoted} "cannot be written on $(hostname): '
-        'choose --out on a file system that all machines share"; exit 2; }'
+    Raises:
+        UserError: SLURM refuses, in its own words
+    """
+    answer = subprocess.run(
+        ["sbatch", *options], input=script, env=environment(), capture_output=True, text=True, timeout=60
     )
+    if answer.returncode:
+        raise UserError(f"SLURM refuses the job: {' '.join(answer.stderr.split())}")
+    return answer.stdout
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that a job inherits: none by which this shell is a job itself, or wants one thing.
+
+    Options of sbatch from variables such as SBATCH_PARTITION would win over those of the script.
+    """
+    where = {name: os.environ[name] for name in WHERE_SLURM_IS if name in os.environ}
+    with clean_env():
+        return {**os.environ, **where}
+
+
+def options_of_sbatch() -> set[str]:
+    """Return the names of the options that this site's sbatch lists; none where there is no sbatch."""
+    try:
+        listing = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, timeout=60)
+    except OSError:
+        return set()
+    return set(re.findall(r"--([a-z][a-z-]+)", listing.stdout))
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a temporary folder of this machine, where the cluster has others.
+    """Refuse a folder that SLURM cannot write to, or a temporary one of this machine where there are others.
 
     Raises:
-        UserError: the nodes do not see the folder
+        UserError: naming the folder
     """
+    if re.search(r"[\\\n]", str(folder)):
+        raise UserError(
+            f"{str(folder)!r}: SLURM writes to no folder with a backslash or a line break in its name"
+        )
     temporary = Path(tempfile.gettempdir()).resolve()
     if temporary in folder.resolve().parents and not cluster_is_here():
         raise UserError(

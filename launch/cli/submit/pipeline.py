@@ -12,7 +12,7 @@ from fcmae.engine.run_folder import plain
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue, refuse_second_job
 from fcmae.launch.cli.submit.request import Request, read_request
-from fcmae.launch.cli.submit.resolve import check_measuring, make_job, read_training, resolve
+from fcmae.launch.cli.submit.resolve import check_measuring, read_training, resolve
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import JobOptions
 from fcmae.launch.cluster.registry import CLUSTERS
@@ -123,7 +123,7 @@ def plan(steps: list[list[str]], root: Path, options: JobOptions, *, acquire: bo
             recipe = root / f"{label}.yaml"
             if acquire:
                 write_settings(config, recipe)
-            jobs.append(make_job(name, ["--config", str(recipe)], folder))
+            jobs.append(Job(name, ["--config", str(recipe)], folder, config.images.workers))
         weights = folder
     return jobs
 
@@ -137,8 +137,8 @@ def plan_measuring(name: str, argv: list[str], folder: Path, weights: Path | Non
     given = [] if weights is None else ["--weights", str(weights)]
     out = ["--out", str(folder / "report")] if name == "evaluate" else []
     complete = [*argv, *given, *out]
-    check_measuring(name, complete, weights_exist=weights is None)
-    return make_job(name, complete, folder)
+    workers = check_measuring(name, complete, weights_exist=weights is None)
+    return Job(name, complete, folder, workers)
 
 
 def write_settings(config: Any, path: Path) -> None:

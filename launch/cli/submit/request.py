@@ -1,5 +1,6 @@
 """The options of `fcmae submit` before `--`, with defaults of the site."""
 
+import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from fcmae.launch.cluster.registry import find_cluster
 
 ENVIRONMENT = "FCMAE_SLURM_"
 NAMES = tuple(each.name for each in fields(JobOptions))
+REPEATED = ("--setup", "--container-mounts")  # options that add to what the site gives
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def read_request(command: str, argv: list[str]) -> Request:
         if word.startswith("--slurm-"):
             key, equals, value = word.removeprefix("--slurm-").partition("=")
             extra[key] = value if equals else next(following, "")
+        elif word.partition("=")[0] in REPEATED:
+            option, equals, value = word.partition("=")
+            ours.append(f"{option}+={json.dumps([value if equals else next(following, '')])}")
         else:
             ours.append(word)
     read = make_parser(command).read([*site_defaults(), *ours])
@@ -74,6 +79,7 @@ def read_request(command: str, argv: list[str]) -> Request:
     options.check()
     cluster = find_cluster(options.cluster)
     cluster.check_options(options)
+    cluster.check_extra(extra)
     if not cluster.queues and (read.sweep or read.dry_run):
         asked = "--sweep is for jobs" if read.sweep else "--dry-run shows what would be queued"
         raise UserError(f"{asked}, and --cluster {options.cluster} queues nothing")
@@ -104,4 +110,8 @@ def site_defaults() -> list[str]:
     for name in NAMES:
         if ENVIRONMENT + name.upper() in os.environ:
             values[name] = os.environ[ENVIRONMENT + name.upper()]
+    for name in values:
+        if f"--{name.replace('_', '-')}" in REPEATED:
+            each = values[name]
+            values[name] = json.dumps(each if isinstance(each, list) else [each])
     return [f"--{name}={value}" for name, value in values.items()]

@@ -2,14 +2,12 @@
 
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fcmae.core.device import check_device_name
 from fcmae.core.errors import UserError
 from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.exit_status import exit_status
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import JobOptions
@@ -29,19 +27,14 @@ def resolve(name: str, argv: list[str], options: JobOptions, *, acquire: bool) -
     """
     find_run = JOB_COMMANDS[name].find_run
     if find_run is None:
-        check_measuring(name, argv)
-        return make_job(name, argv, Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute())
+        workers = check_measuring(name, argv)
+        folder = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+        return Job(name, argv, folder, workers)
     config = read_training(name, argv, options)
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
     # The lock on the folder is let go of with the object: the job takes it.
     folder = find_run(replace(config, device=device), acquire).path.absolute()
-    return make_job(name, resolved_argv(folder), folder)
-
-
-def make_job(name: str, argv: list[str], folder: Path) -> Job:
-    """Return the job of a command whose settings are resolved."""
-    command = JOB_COMMANDS[name]
-    return Job(name, partial(exit_status, command.run), argv, folder, resumes=command.trains)
+    return Job(name, resolved_argv(folder), folder, config.images.workers)
 
 
 def resolved_argv(folder: Path) -> list[str]:
@@ -66,13 +59,19 @@ def read_training(name: str, argv: list[str], options: JobOptions) -> Any:
     return config
 
 
-def check_measuring(name: str, argv: list[str], weights_exist: bool = True) -> None:
+def check_measuring(name: str, argv: list[str], weights_exist: bool = True) -> int | None:
     """Check the options of a command that measures; whether its device is there, the job will see.
+
+    Returns:
+        how many processes are to read images, where the options say so
 
     Raises:
         UserError: an option that cannot be, or weights that cannot be measured so, where they exist
     """
     command = JOB_COMMANDS[name]
-    check_device_name(command.make_parser().read(argv).device)
+    options = command.make_parser().read(argv)
+    check_device_name(options.device)
     if weights_exist:
         command.read([*argv, "--device", "auto"])
+    workers: int | None = options.workers
+    return workers

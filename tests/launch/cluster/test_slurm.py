@@ -187,7 +187,7 @@ def process_of(run: Path, rank: int) -> int:
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        ours = str(run / "jobs").encode() in argv and b"submitit.core._submit" in argv
+        ours = str(run / "jobs").encode() in argv and b"fcmae.launch.cluster.process" in argv
         if ours and f"SLURM_PROCID={rank}".encode() in environment:
             return int(entry.name)
     raise AssertionError(f"no process of rank {rank}")

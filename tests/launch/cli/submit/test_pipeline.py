@@ -21,7 +21,7 @@ def test_each_step_starts_from_the_weights_of_the_one_before(folder: Path) -> No
     assert [each["init"] for each in settings] == [str(jobs[0].folder), str(jobs[1].folder)]
     assert [each["out"] for each in settings] == [str(jobs[1].folder), str(jobs[2].folder)]
     assert jobs[3].argv[:2] == ["--weights", str(jobs[2].folder)]
-    assert [job.resumes for job in jobs] == [True, True, True, False]
+    assert [job.workers for job in jobs] == [0, 0, 0, None]
 
 
 def test_a_step_that_measures_runs_in_one_process(folder: Path) -> None:

@@ -32,6 +32,30 @@ def test_options_of_sbatch_go_through_as_they_are() -> None:
     assert request.options.nodes == 2
 
 
+def test_lines_of_setup_add_to_those_of_the_site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "config" / "fcmae").mkdir(parents=True)
+    site = folder / "config" / "fcmae" / "slurm.yaml"
+    site.write_text("setup: [module purge, module load cuda]\ncontainer_mounts: /data:/data\n")
+    argv = ["--setup", "[ -d /scratch ]", "--setup=export A='b: c'", "--container-mounts", "/x:/x"]
+    options = read_request("pretrain", argv).options
+    assert options.setup == ["module purge", "module load cuda", "[ -d /scratch ]", "export A='b: c'"]
+    assert options.container_mounts == ["/data:/data", "/x:/x"]
+    monkeypatch.setenv("FCMAE_SLURM_SETUP", "module load gcc")
+    assert read_request("pretrain", []).options.setup == ["module load gcc"]
+
+
+def test_an_option_that_sbatch_does_not_have_is_told_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho '  -d, --dependency=type:jobid[:time] wait  --nice[=value]  --hold'\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert read_request("pretrain", ["--slurm-dependency", "singleton"]).extra == {"dependency": "singleton"}
+    with pytest.raises(UserError, match=r"no --dependancy; did you mean --slurm-dependency\?"):
+        read_request("pretrain", ["--slurm-dependancy", "singleton"])
+
+
 def test_an_unknown_cluster_is_told_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown cluster 'moon': choose one of slurm, local, debug"):
         read_request("pretrain", ["--cluster", "moon"])
@@ -43,6 +67,9 @@ def test_an_unknown_cluster_is_told_the_known_ones() -> None:
         (["--partitoin", "x"], "did you mean '--partition'"),
         (["--nodes", "0"], "--nodes is 0"),
         (["--cluster", "local", "--nodes", "2"], "--cluster local is this one machine"),
+        (["--cluster", "local", "--container", "x.sif"], "--container x.sif is for --cluster slurm"),
+        (["--cluster", "local", "--slurm-nice", "5"], "--slurm-nice is an option of sbatch"),
+        (["--slurm-output", "x"], "--slurm-output: fcmae sets"),
         (["--cluster", "debug", "--dry-run"], "--cluster debug queues nothing"),
         (["--cluster", "debug", "--sweep", "seed=1,2"], "--cluster debug queues nothing"),
     ],

@@ -1,6 +1,5 @@
 """From a command line to a job that does not change with what is edited later."""
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,7 @@ def test_a_job_repeats_the_settings_of_its_submission(folder: Path) -> None:
     assert job.argv[:4] == ["--config", f"{folder}/run/config.yaml", "--out", f"{folder}/run"]
     assert job.command_line.startswith(f"fcmae pretrain --config {folder}/run/config.yaml ")
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["seed"] == 3
-    assert job.resumes
-
-
-def test_a_job_is_pickled_by_reference(folder: Path) -> None:
-    job = resolve("pretrain", ARGV, JobOptions(), acquire=False)
-    pickled = pickle.dumps(job)
-    assert b"fcmae.launch.cli.pretrain" in pickled
-    assert len(pickled) < 1500
-    assert pickle.loads(pickled).argv == job.argv
+    assert job.workers == 0
 
 
 def test_a_command_that_measures_gets_a_folder_for_its_record(folder: Path) -> None:
