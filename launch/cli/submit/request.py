@@ -71,7 +71,7 @@ def read_request(command: str, argv: list[str]) -> Request:
             extra[key] = value if equals else next(following, "")
         elif word.partition("=")[0] in REPEATED:
             option, equals, value = word.partition("=")
-            ours.append(f"{option}+={json.dumps([value if equals else next(following, '')])}")
+            ours.append(f"{option}+={value if equals else next(following, '')}")
         else:
             ours.append(word)
     read = make_parser(command).read([*site_defaults(), *ours])
