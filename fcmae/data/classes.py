@@ -198,8 +198,9 @@ def split_by_class(
     for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
         count = min(max(1, round(fraction * len(members))), len(members) - 1) or int(take_singles)
         taken.append(generator.permutation(members)[:count])
-    chosen = np.sort(np.concatenate(taken))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.concatenate(taken)] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def _class_name(path: str) -> str:

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import time
-import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError, explain
 from fcmae.core.files import write_atomically
+from fcmae.data.mapped import NOT_ARRAYS, MappedArrays
 from fcmae.data.scan import walk
 from fcmae.data.suffixes import (
     CONVERT,
@@ -35,6 +35,7 @@ from fcmae.data.suffixes import (
 logger = logging.getLogger(__name__)
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 KINDS_TOLD = 8  # of files that were passed over
+PIECE = 1 << 20  # images at a time where a list is gone through
 COLUMN = "column_"  # before the names of columns, in the file of a list
 CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FAT's)
 
@@ -42,8 +43,8 @@ CLOCK_STEP_NS = 2 * 10**9  # the coarsest time stamp of a file system in use (FA
 class ImageIndex:
     """Paths of image files, relative to a root folder, in the order of `sorted(pathlib.Path)`.
 
-    The paths lie end to end in one buffer of bytes: 14 million of them are two arrays, which forked workers
-    share, and not 14 million objects, whose reference counts would make each worker copy them.
+    The paths lie end to end in one buffer of bytes: 14 million of them are two arrays of 570 MB, which all
+    processes of a machine share, and not objects, whose reference counts would make each worker copy them.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ImageIndex:
         self.root, self.names, self.offsets = Path(root), names, offsets
         self.passed_over = passed_over or {}
         self.columns, self.notes = dict(columns or {}), dict(notes or {})
+        self.file: Path | None = None  # that it was loaded from
 
     @classmethod
     def scan(cls, root: str | Path) -> "ImageIndex":
@@ -127,24 +129,27 @@ class ImageIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageIndex":
-        """Read a list that `save` wrote.
+        """Map a list that `save` wrote into memory, which all processes of a machine then share.
 
         Raises:
             UserError: the file is missing, damaged or something else
             TransientError: it cannot be read now
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {
-                    name.removeprefix(COLUMN): file[name] for name in file.files if name.startswith(COLUMN)
-                }
-                notes = json.loads(str(file["notes"])) if "notes" in file else {}
-                root = str(file["root"])
-                return _checked(cls(root, file["names"], file["offsets"], columns=columns, notes=notes))
+            file = MappedArrays(Path(path))
+            columns = {name.removeprefix(COLUMN): file[name] for name in file if name.startswith(COLUMN)}
+            notes = json.loads(str(file["notes"])) if "notes" in file else {}
+            index = cls(str(file["root"]), file["names"], file["offsets"], columns=columns, notes=notes)
+            index.file = Path(path)
+            return _checked(index)
         except OSError as error:
             raise explain(error, Path(path)) or UserError(f"{path} is no list of images ({error})") from None
         except _NOT_AN_INDEX as error:
             raise UserError(f"{path} is no list of images ({error}): delete it to scan anew") from None
+
+    def __reduce__(self) -> Any:
+        """Be loaded anew in a process that is spawned, where there is a file, and not copied."""
+        return super().__reduce__() if self.file is None else (ImageIndex.load, (self.file,))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -169,14 +174,23 @@ class ImageIndex:
         kept = np.zeros(len(self), bool)
         kept[numbers] = True
         sizes = np.diff(self.offsets)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])])
+        offsets = np.zeros(np.count_nonzero(kept) + 1, np.int64)
+        np.cumsum(sizes[kept], out=offsets[1:])
         columns = {name: column[kept] for name, column in self.columns.items()}
-        names = self.names[np.repeat(kept, sizes)]
+        names, at = np.empty(offsets[-1], np.uint8), 0
+        for start in range(0, len(self), PIECE):  # by and by: a mask of all bytes takes as much as they do
+            end = min(start + PIECE, len(self))
+            piece = self.names[self.offsets[start] : self.offsets[end]]
+            piece = piece[np.repeat(kept[start:end], sizes[start:end])]
+            names[at : at + len(piece)] = piece
+            at += len(piece)
         return ImageIndex(self.root, names, offsets, columns=columns, notes=self.notes)
 
     def digest(self) -> str:
         """Return a hash of the relative paths and their order, the same on every machine."""
-        return hashlib.sha256(self.offsets.astype("<i8").tobytes() + self.names.tobytes()).hexdigest()
+        digest = hashlib.sha256(self.offsets.astype("<i8", copy=False).view(np.uint8))
+        digest.update(self.names)
+        return digest.hexdigest()
 
 
 def load_lists(*files: Path) -> list[ImageIndex]:
@@ -221,7 +235,7 @@ def describe_lists(lists: list[ImageIndex]) -> dict[str, int | str]:
     }
 
 
-_NOT_AN_INDEX = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_NOT_AN_INDEX = (OSError, *NOT_ARRAYS)
 
 
 def check_folder(root: Path) -> None:
@@ -273,7 +287,12 @@ def _checked(index: ImageIndex) -> ImageIndex:
     names, offsets = index.names, index.offsets
     if names.dtype != np.uint8 or offsets.dtype != np.int64 or names.ndim != 1 or offsets.ndim != 1:
         raise ValueError("arrays of another type")
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(names) or (np.diff(offsets) <= 0).any():
+    if (
+        not len(offsets)
+        or offsets[0] != 0
+        or offsets[-1] != len(names)
+        or (offsets[1:] <= offsets[:-1]).any()
+    ):
         raise ValueError("arrays that do not fit together")
     if any(column.shape != (len(index),) for column in index.columns.values()):
         raise ValueError("columns that do not fit the paths")
@@ -312,15 +331,15 @@ def cache_file(data: str | Path) -> Path:
 def _read_cache(root: Path) -> ImageIndex | None:
     """Return the cached list, if it was made of the same suffixes and no folder of it has changed since."""
     try:
-        with np.load(cache_file(root), allow_pickle=False) as file:
-            if file["suffixes"].tolist() != list(SUFFIXES):
-                return None
-            folders = file["folders"].tobytes().split(b"\0")
-            changed = [os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns for folder in folders]
-            if changed != file["changed"].tolist():
-                return None
-            passed_over = json.loads(str(file["passed_over"]))
-            return _checked(ImageIndex(root, file["names"], file["offsets"], passed_over))
+        file = MappedArrays(cache_file(root))
+        if file["suffixes"].tolist() != list(SUFFIXES):
+            return None
+        folders = file["folders"].tobytes().split(b"\0")
+        changed = [os.stat(os.path.join(os.fsencode(root), folder)).st_mtime_ns for folder in folders]
+        if changed != file["changed"].tolist():
+            return None
+        passed_over = json.loads(str(file["passed_over"]))
+        return _checked(ImageIndex(root, file["names"], file["offsets"], passed_over))
     except _NOT_AN_INDEX:
         return None
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,16 @@ def test_a_saved_list_is_the_same_list(tmp_path: Path) -> None:
     assert paths(loaded) == paths(index)
     assert loaded.root == index.root
     assert loaded.digest() == index.digest()
+
+
+def test_a_loaded_list_lies_in_its_file_also_in_a_process_that_is_spawned(tmp_path: Path) -> None:
+    index = ImageIndex.scan(make_tree(tmp_path / "images", *(f"{i}.jpg" for i in range(2000))))
+    index.save(tmp_path / "list.npz")
+    pickled = pickle.dumps(ImageIndex.load(tmp_path / "list.npz"))
+    assert len(pickled) < 500
+    there = pickle.loads(pickled)
+    assert isinstance(there.names.base, np.memmap)
+    assert paths(there) == paths(pickle.loads(pickle.dumps(index))) == paths(index)
 
 
 def test_digest_depends_on_the_list_and_not_on_the_place(tmp_path: Path) -> None:
