@@ -141,6 +141,7 @@ class FinetuneTask(Task):
             start_step=start_step,
             total_steps=total_steps,
             accumulation_steps=self.config.optim.accumulation_steps,
+            repeats=self.config.images.repeats,
             weights=weights,
         )
         return Loader(self.dataset, sampler, self.workers, self.device, self.config.images.max_broken)

@@ -32,6 +32,8 @@ class ImagesConfig:
             nan, for all that is not finite; mask, where the last channel of the file is 0
         decode: full, all pixels; scaled, a JPEG at 1/2, 1/4 or 1/8 of its size where a crop stays three
             times as large as what it is resized to, which differs by a fifth of a level of 255
+        repeats: samples made of an image each time that it is read, each with a crop of its own: reading
+            costs so much less, and a batch holds so many fewer images. Epochs count samples
     """
 
     workers: int | None = None
@@ -45,6 +47,7 @@ class ImagesConfig:
     value_range: tuple[float, float] | None = None
     no_data: Literal["nan", "mask"] | float | None = None
     decode: Literal["full", "scaled"] = "scaled"
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.no_data, float) and math.isnan(self.no_data):
@@ -63,6 +66,8 @@ class ImagesConfig:
             )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"images.workers is {self.workers}: 0 reads in the process that trains")
+        if self.repeats < 1:
+            raise UserError(f"images.repeats is {self.repeats}: choose 1 or more")
         if not 0 <= self.max_broken <= 1:
             raise UserError(
                 f"images.max_broken is {self.max_broken}: give a fraction, 0.01 for one in a hundred"

@@ -123,6 +123,7 @@ class PretrainTask(Task):
             start_step=start_step,
             total_steps=total_steps,
             accumulation_steps=self.config.optim.accumulation_steps,
+            repeats=self.config.images.repeats,
         )
         workers = choose_workers(self.device, self.config.images.workers)
         return Loader(self.dataset, sampler, workers, self.device, self.config.images.max_broken)

@@ -169,3 +169,21 @@ def test_the_generators_go_on_as_if_nothing_had_been_drawn(fails: bool) -> None:
         except RuntimeError:
             pass
         assert draw() == expected
+
+
+def test_an_image_of_several_turns_is_read_once() -> None:
+    class Counting(ArraySource):
+        reads = 0
+
+        def read(self, i: int) -> Tensor:
+            self.reads += 1
+            return super().read(i)
+
+    source = Counting(torch.randint(0, 256, (3, 1, 40, 40), dtype=torch.uint8))
+    dataset = ImageDataset(source, lambda image: image, 1, RandomCropFlip((8, 8)))
+    keys = [(0, 1), (1, 1), (2, 1), (0, 2)]
+    together = dataset.__getitems__(keys)
+    assert source.reads == 2
+    assert [item.source_index for item in together] == [1, 1, 1, 2]
+    assert all(torch.equal(item.data, dataset[key].data) for item, key in zip(together, keys, strict=True))
+    assert not torch.equal(together[0].data, together[1].data)

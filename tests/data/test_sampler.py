@@ -81,6 +81,38 @@ def test_weights_draw_images_in_proportion_and_augment_each_anew() -> None:
     assert later == keys[28:36]
 
 
+def test_weights_draw_what_numpys_choice_would() -> None:
+    weights = np.random.default_rng(0).random(1000).astype(np.float32)
+    [keys] = StepSampler(1000, 1000, 5, start_step=3, total_steps=4, weights=weights)
+    expected = np.random.default_rng((5, 3)).choice(1000, 1000, p=weights / weights.sum())
+    assert [index for _, index in keys] == expected.tolist()
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(1.0, 51.0)])
+def test_repeats_are_samples_of_one_image_that_follow_each_other(weights: np.ndarray | None) -> None:
+    options: dict[str, Any] = {"weights": weights, "repeats": 3}
+    keys = joined(steps(12, **options))  # three epochs
+    groups = [keys[i : i + 3] for i in range(0, len(keys), 3)]
+    assert all(len({index for _, index in group}) == 1 for group in groups)
+    assert len(set(keys)) == len(keys) == 12 * 12
+    if weights is None:
+        assert (
+            len({group[0][1] for group in groups}) == len(groups) == 48
+        )  # of 50 images, once in three epochs
+        assert {turn for turn, _ in keys} == {0, 1, 2}
+        assert {turn for turn, _ in joined(steps(24, **options)[12:])} == {3, 4, 5}
+    assert steps(12, start_step=5, **options) == steps(12, **options)[5:]
+    ranks = [steps(12, 2, rank=rank, world=2, **options) for rank in range(2)]
+    assert [sorted(joined(rank[step] for rank in ranks)) for step in range(12)] == [
+        sorted(step) for step in steps(12, **options)
+    ]
+
+
+def test_repeats_that_do_not_divide_a_micro_batch_are_refused() -> None:
+    with pytest.raises(UserError, match=r"images.repeats is 4.* 6 samples.* multiple of 8"):
+        StepSampler(50, 12, 7, total_steps=1, rank=0, world=2, repeats=4)
+
+
 def test_a_training_takes_the_batches_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcmae.data.sampler.current_world", lambda: World(rank=1, size=3))
     ours = StepSampler(50, 12, 7, total_steps=9, accumulation_steps=2)
