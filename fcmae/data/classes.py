@@ -12,7 +12,8 @@ from PIL import Image
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
-from fcmae.data.index import ImageIndex, check_folder
+from fcmae.data.index import ImageIndex
+from fcmae.data.scan import check_folder
 from fcmae.data.suffixes import find_format
 
 logger = logging.getLogger(__name__)

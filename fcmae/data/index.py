@@ -22,7 +22,7 @@ from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError, explain
 from fcmae.core.files import write_atomically
 from fcmae.data.mapped import NOT_ARRAYS, MappedArrays
-from fcmae.data.scan import walk
+from fcmae.data.scan import check_folder, walk
 from fcmae.data.suffixes import (
     CONVERT,
     SUFFIXES,
@@ -33,7 +33,6 @@ from fcmae.data.suffixes import (
 )
 
 logger = logging.getLogger(__name__)
-ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
 KINDS_TOLD = 8  # of files that were passed over
 PIECE = 1 << 20  # images at a time where a list is gone through
 COLUMN = "column_"  # before the names of columns, in the file of a list
@@ -236,25 +235,6 @@ def describe_lists(lists: list[ImageIndex]) -> dict[str, int | str]:
 
 
 _NOT_AN_INDEX = (OSError, *NOT_ARRAYS)
-
-
-def check_folder(root: Path) -> None:
-    """Refuse what is no folder, and say what to give instead.
-
-    Raises:
-        UserError: it is missing, a file, or a name that no folder can have
-    """
-    try:
-        if root.is_dir():
-            return
-        exists = root.exists()
-    except OSError as error:  # names that are too long
-        raise UserError(f"{root} cannot be looked into ({error.strerror}): give a folder of images") from None
-    if not exists:
-        raise UserError(f"{root} does not exist: give a folder of images")
-    if root.suffix.lower() in ARCHIVES:
-        raise UserError(f"{root} is an archive: unpack it and give the folder")
-    raise UserError(f"{root} is a file: give the folder of images that it lies in")
 
 
 def _count_kinds(passed_over: dict[str, int]) -> str:

@@ -11,6 +11,27 @@ from typing import NamedTuple
 from fcmae.core.errors import UserError
 from fcmae.data.suffixes import SUFFIXES, looks_like_picture
 
+ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")
+
+
+def check_folder(root: Path) -> None:
+    """Refuse what is no folder, and say what to give instead.
+
+    Raises:
+        UserError: it is missing, a file, or a name that no folder can have
+    """
+    try:
+        if root.is_dir():
+            return
+        exists = root.exists()
+    except OSError as error:  # names that are too long
+        raise UserError(f"{root} cannot be looked into ({error.strerror}): give a folder of images") from None
+    if not exists:
+        raise UserError(f"{root} does not exist: give a folder of images")
+    if root.suffix.lower() in ARCHIVES:
+        raise UserError(f"{root} is an archive: unpack it and give the folder")
+    raise UserError(f"{root} is a file: give the folder of images that it lies in")
+
 
 def walk(root: Path, folders: dict[str, int], passed_over: Counter[str]) -> Iterator[str]:
     """Yield the images below a root in order, without recursion: folders may lie a thousand deep.
