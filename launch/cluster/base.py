@@ -16,12 +16,21 @@ class State:
     """What a cluster says of a job.
 
     Args:
-        name: PENDING, RUNNING, ..., ENDED where the cluster forgot it, UNKNOWN where it does not answer
-        active: whether it is queued or running
+        name: PENDING, RUNNING, ..., ENDED where the cluster forgot it, NO ANSWER where it says nothing
+        active: whether it is queued or running; None where the cluster does not answer
+        reason: why it waits, or why there is no answer
+        waited: seconds in the queue before its last start, or until now
     """
 
     name: str
-    active: bool
+    active: bool | None
+    reason: str = ""
+    waited: float | None = None
+
+
+def no_answer(reason: str) -> State:
+    """Return the state of a job of which nobody knows whether it runs."""
+    return State("NO ANSWER", None, reason)
 
 
 class Cluster(ABC):
@@ -78,12 +87,16 @@ class Cluster(ABC):
 
     @abstractmethod
     def state(self, record: Record) -> State:
-        """Return what became of a job."""
+        """Return what became of a job; `no_answer` where that is not known, never that it has ended."""
+
+    def states(self, records: list[Record]) -> list[State]:
+        """Return what became of several jobs: by default one is asked for after the other."""
+        return [self.state(record) for record in records]
 
     @abstractmethod
     def cancel(self, record: Record) -> None:
         """End a job that is active, by a signal after which it can save."""
 
-    def output(self, record: Record) -> Path:
-        """Return the file that holds what a job's first process printed: by default submitit's."""
-        return Path(record.notes) / f"{record.job}_0_log.out"
+    def output(self, record: Record, rank: int = 0) -> Path:
+        """Return the file that holds what a process of a job printed."""
+        return Path(record.notes) / f"{record.job}_{rank}_log.out"

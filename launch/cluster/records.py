@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
 from fcmae.engine.run_folder import RunFolder
 
@@ -45,9 +46,19 @@ def write_record(run: Path, record: Record) -> None:
 
 
 def read_record(run: Path) -> Record | None:
-    """Return what `write_record` noted in a run's folder, if anything was submitted for it."""
+    """Return what `write_record` noted in a run's folder, if anything was submitted for it.
+
+    Raises:
+        UserError: the file is damaged
+    """
     path = RunFolder(run).submitted
-    return Record(**json.loads(path.read_text())) if path.exists() else None
+    try:
+        return Record(**json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())}): see in the cluster's queue which job "
+            "is that run's; where there is none, delete the file"
+        ) from None
 
 
 def find_records(folder: Path) -> dict[Path, Record]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from submitit.helpers import clean_env
 
 from fcmae.core.errors import UserError
+from fcmae.launch.cluster import squeue
 from fcmae.launch.cluster.base import Cluster, State
 from fcmae.launch.cluster.job import Submission
 from fcmae.launch.cluster.records import Record
 from fcmae.launch.cluster.script import batch_script
 
-ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED")
 OURS = ("array", "error", "open-mode", "output", "parsable", "test-only", "wait", "wrap")  # options of sbatch
 WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 
@@ -68,20 +68,24 @@ class Slurm(Cluster):
         return [job] if count == 1 else [f"{job}_{number}" for number in range(count)]
 
     def state(self, record: Record) -> State:
-        """Return what squeue says of a job."""
-        squeue = ["squeue", "-h", "-j", record.job, "--states=all", "-o", "%T"]
-        try:
-            answer = subprocess.run(squeue, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return State("UNKNOWN", False)
-        if answer.returncode and "Invalid job id" not in answer.stderr:  # which it says of one long ended
-            return State("UNKNOWN", False)
-        name = (answer.stdout.split() or ["ENDED"])[0]
-        return State(name, name in ACTIVE)
+        """Return what SLURM says of a job."""
+        return self.states([record])[0]
+
+    def states(self, records: list[Record]) -> list[State]:
+        """Return what SLURM says of several jobs, in one question."""
+        found = squeue.ask([record.job for record in records])
+        return [found[record.job] for record in records]
 
     def cancel(self, record: Record) -> None:
-        """End a job by scancel."""
-        subprocess.run(["scancel", record.job], check=True, timeout=60)
+        """End a job by scancel.
+
+        Raises:
+            UserError: SLURM does not, in its own words
+        """
+        try:
+            squeue.call(["scancel", record.job])
+        except squeue.NoAnswerError as error:
+            raise UserError(f"job {record.job} is not cancelled: {error}") from None
 
 
 def sbatch(options: list[str], script: str) -> str:

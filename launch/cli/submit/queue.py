@@ -35,13 +35,18 @@ def check(jobs: list[Job], request: Request, root: Path) -> None:
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse to queue a run that a job is still queued for or running in.
+    """Refuse to queue a run that a job is still queued for or running in, as far as anybody knows.
 
     Raises:
-        UserError: there is such a job
+        UserError: there is such a job, or the cluster does not say whether there is
     """
     record = read_record(run)
     state = find_cluster(record.cluster).state(record) if record else None
+    if record and state and state.active is None:
+        raise UserError(
+            f"{run}: whether job {record.job} is still there for this run is not known ({state.reason}); try "
+            f"again later, or where you know that it has ended delete {RunFolder(run).submitted}"
+        )
     if record and state and state.active:
         raise UserError(
             f"{run}: job {record.job} is {state.name.lower()} for this run; fcmae jobs {run} shows "

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.launch.cli.jobs import row
+from fcmae.launch.cli.jobs import HEADINGS, row
 from fcmae.launch.cli.main import main
-from fcmae.launch.cluster.base import State
+from fcmae.launch.cluster.base import State, no_answer
 from fcmae.launch.cluster.debug import Debug
 from fcmae.launch.cluster.records import Record, write_record
 from fcmae.launch.cluster.registry import CLUSTERS
@@ -20,8 +20,11 @@ class Told(Debug):
 
     def __init__(self) -> None:
         self.cancelled: list[str] = []
+        self.silent = False
 
     def state(self, record: Record) -> State:
+        if self.silent:
+            return no_answer("the controller is away")
         return State("ENDED", False) if record.job == "1" else RUNNING
 
     def cancel(self, record: Record) -> None:
@@ -40,32 +43,62 @@ def told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     return told
 
 
+ENDED = State("ENDED", False)
+
+
 @pytest.mark.parametrize(
-    ("state", "events", "shown"),
+    ("state", "events", "epochs", "shown"),
     [
-        (State("ENDED", False), (), "ENDED, unfinished"),
-        (State("ENDED", False), ("done",), "COMPLETED"),
-        (State("COMPLETED", False), (), "COMPLETED"),
-        (State("TIMEOUT", False), ("failed",), "TIMEOUT, unfinished"),
-        (RUNNING, (), "RUNNING"),
+        (ENDED, ("started",), 1, "ENDED, unfinished"),
+        (ENDED, ("started", "done"), 1, "COMPLETED"),  # out of patience
+        (State("COMPLETED", False), ("started",), 1, "COMPLETED, unfinished"),
+        (State("TIMEOUT", False), ("started", "failed"), 1, "TIMEOUT, unfinished"),
+        (State("FAILED", False), ("started",), 20, "FAILED"),  # all epochs, and then not the weights
+        (ENDED, (), 1, "ENDED, unfinished"),
+        (ENDED, (), 20, "COMPLETED"),  # a cluster whose jobs note nothing
+        (RUNNING, (), 1, "RUNNING"),
+        (RUNNING, (), 20, "RUNNING"),
+        (no_answer("squeue: no"), ("started",), 1, "NO ANSWER"),
+        (no_answer("squeue: no"), ("started", "done"), 1, "COMPLETED"),
     ],
 )
-def test_a_run_that_is_out_of_patience_is_complete(
-    directory: Path, state: State, events: tuple[str, ...], shown: str
+def test_what_is_unfinished_is_not_completed(
+    directory: Path, state: State, events: tuple[str, ...], epochs: int, shown: str
 ) -> None:
     (directory / "config.yaml").write_text("epochs: 20")
-    (directory / "log.jsonl").write_text('{"epoch": 1, "epoch_loss": 0.5}\n')
+    lines = [f'{{"step": {epoch}, "epoch": {epoch}, "epoch_loss": 0.5}}\n' for epoch in range(1, epochs + 1)]
+    (directory / "log.jsonl").write_text("".join(lines))
     for event in events:
         (directory / f"7.{event}").write_text("\n")
     assert row(directory, Record("7", "slurm", "pretrain", str(directory)), state)[0] == shown
 
 
-def test_progress_is_read_from_the_log(directory: Path) -> None:
+def test_a_command_that_measures_is_done_when_it_says_so(directory: Path) -> None:
+    record = Record("7", "slurm", "probe", str(directory))
+    (directory / "7.started").write_text("\n")
+    assert row(directory, record, State("FAILED", False))[0] == "FAILED, unfinished"
+    (directory / "7.done").write_text("\n")
+    assert row(directory, record, ENDED)[0] == "COMPLETED"
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "{", "\x00"])
+def test_damaged_settings_hide_no_run(directory: Path, content: str) -> None:
+    (directory / "config.yaml").write_text(content)
+    assert row(directory, Record("7", "slurm", "pretrain", str(directory)), RUNNING)[0] == "RUNNING"
+
+
+def test_progress_is_read_from_the_log_and_starts_from_the_notes(directory: Path) -> None:
     (directory / "config.yaml").write_text("epochs: 4\nbatch_size: 10\n")
     (directory / "log.jsonl").write_text('{"step": 50, "epoch": 0.5, "loss": 0.25, "images_per_s": 100.0}\n')
-    (directory / "7.started").write_text("on node1\non node2\n")
+    for event, count in {"started": 4, "preempted": 2, "failed": 1}.items():
+        (directory / f"7.{event}").write_text("on node1\n" * count)
     record = Record("7", "slurm", "pretrain", str(directory))
-    assert row(directory, record, RUNNING) == ["RUNNING", "0.50/4", "0.2500", "100", "0:35", "1"]
+    state = State("PENDING", True, "Priority", 65.0)
+    shown = dict(zip(HEADINGS[3:], row(directory, record, state), strict=True))
+    assert shown == {
+        "state": "PENDING", "reason": "Priority", "queued for": "1:05", "epoch": "0.50/4", "loss": "0.2500",
+        "images/s": "100", "left": "0:35", "starts": "4", "preempted": "2", "failed": "1",
+    }  # fmt: skip
 
 
 def test_the_table_has_a_row_for_each_run_and_the_last_output(
@@ -76,6 +109,33 @@ def test_the_table_has_a_row_for_each_run_and_the_last_output(
     rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in shown.splitlines() if "│" in line]
     assert rows == [["first", "pretrain", "1", "ENDED"], ["second", "pretrain", "2", "RUNNING"]]
     assert "runs/first:\n  the output of first\n" in shown
+
+
+def test_of_a_failed_job_the_output_of_the_process_that_failed_is_shown(
+    told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = Path("runs/first/jobs")
+    (notes / "1.failed").write_text("process 0 ended with 1 on a\nprocess 3 ended with 137 on b\n")
+    (notes / "1_3_log.out").write_text("".join(f"line {number}\n" for number in range(9000)))
+    assert main(["jobs"]) == 0
+    shown = capsys.readouterr().out
+    assert "runs/first, process 3:\n  line 8995\n" in shown
+    for number in range(3, 9):  # of many runs, the output of those that failed
+        write_record(Path(f"runs/{number}"), Record("2", "told", "pretrain", str(notes)))
+    assert main(["jobs"]) == 0
+    shown = capsys.readouterr().out
+    assert "runs/first, process 3:\n" in shown
+    assert "the output of" not in shown
+
+
+def test_no_answer_is_not_taken_for_nothing_runs(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    told.silent = True
+    assert main(["jobs"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.count("NO ANSWER") == 2
+    assert "whether 2 jobs run is not known (the controller is away)" in shown.err
+    assert main(["jobs", "--cancel"]) == 2
+    assert told.cancelled == []
 
 
 def test_only_active_jobs_are_cancelled(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +151,10 @@ def test_folders_without_jobs(told: Told, capsys: pytest.CaptureFixture[str]) ->
     del CLUSTERS["told"]
     assert "unknown cluster 'told': choose one of slurm, local, debug" in refusal(capsys, "jobs")
     CLUSTERS["told"] = told  # which the fixture takes out again
+
+
+def test_a_damaged_record_is_told(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = Path("runs/first/jobs/submitted.json")
+    for content in ("{", '{"job": "1"}', "[]"):
+        damaged.write_text(content)
+        assert f"{damaged} is damaged" in refusal(capsys, "jobs")
