@@ -1,19 +1,19 @@
-"""The processes of a run: which one this is, how they find each other, and what they agree on."""
+"""The processes of a run: how they join, and what they agree on."""
 
 import logging
 import os
-import re
-import socket
-import subprocess
+import pickle
+import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fcmae.core.errors import TransientError, UserError, explain
+from fcmae.core.world import World, find_world, first_host, port_of_step
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a process that is alone needs nothing of it here
     from torch import Tensor
@@ -21,35 +21,28 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a process that is alone 
 T = TypeVar("T")
 
 RANK_ZERO_TIMEOUT = timedelta(hours=2)  # how long the others wait for what only rank zero does
+FILES_FOR_ALL = 1024  # open files that a process may need whatever the number of processes
 
 
-@dataclass(frozen=True)
-class World:
-    """The processes of a run.
+@dataclass
+class _Meeting:
+    """What ties this process to the others.
 
     Args:
-        rank: number of this process, from 0
-        size: number of processes
-        local_rank: number of this process on its machine, from 0
-        local_size: number of processes on its machine
+        store: of torch.distributed: what rank zero serves to all, one connection each
+        step_timeout: how long a process waits for the others once steps are taken
+        limit: the setting that says how long it waits now
+        handed_on: how often `from_rank_zero` was called
     """
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-    @property
-    def is_rank_zero(self) -> bool:
-        """Whether this is the process that writes and talks."""
-        return self.rank == 0
-
-    def __str__(self) -> str:
-        return f"process {self.rank} of {self.size} on {socket.gethostname()}"
+    store: Any
+    step_timeout: timedelta
+    limit: str = "loop.start_minutes"
+    handed_on: int = 0
 
 
 _joined = World()
-_rank_zero_group: Any = None  # of torch.distributed, for what only rank zero does
+_meeting: _Meeting | None = None
 
 
 def current_world() -> World:
@@ -57,72 +50,37 @@ def current_world() -> World:
     return _joined
 
 
-def find_world() -> World:
-    """Tell from the environment how this process was started: by torchrun or submitit, by srun, or alone.
-
-    torchrun sets RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. srun sets SLURM_STEP_NUM_TASKS and more;
-    a batch script or an salloc shell, which is no task of a step, has no such variable and is alone.
-
-    Raises:
-        UserError: the variables contradict each other
-    """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    values = [os.environ.get(name) for name in names]
-    if values[:2] == [None, None] and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
-        values = [os.environ.get(name) for name in names]
-    if values[:2] == [None, None]:
-        return World()
-    try:
-        rank, size = int(values[0] or ""), int(values[1] or "")
-        local_rank = int(values[2] or "0")
-        local_size = int((values[3] or "1").split("(")[0].split(",")[0])  # SLURM writes 8(x2) or 8,4
-    except ValueError:
-        shown = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        raise UserError(f"{shown}: expected numbers, as torchrun and srun set them") from None
-    if not 0 <= rank < size:
-        raise UserError(f"{names[0]}={rank} is not below {names[1]}={size}")
-    return World(rank, size, local_rank, local_size)
-
-
 @contextmanager
-def joined(device: str, timeout_minutes: float) -> Iterator[World]:
+def joined(device: str, timeout_minutes: float, start_minutes: float | None = None) -> Iterator[World]:
     """Join the other processes of the run, if there are any, for as long as the context lasts.
 
-    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. Only rank zero talks, see `silence`. An
-    exception that leaves the context says which process it is from.
+    Tensors on the CPU are exchanged by gloo, those on a GPU by NCCL. gloo connects two processes when they
+    first exchange something: a ring needs two connections, whatever the number of processes. Only rank zero
+    talks, see `silence`. An exception that leaves the context says which process it is from.
 
     Args:
         device: the run's device, by name; each process of a machine takes the GPU of its own number
-        timeout_minutes: how long a process waits for the others before it gives up
+        timeout_minutes: how long a process waits for the others before it gives up, once steps are taken
+        start_minutes: how long before that, see `expect_steps`; by default as long
 
     Raises:
         TransientError: the processes cannot meet
         UserError: there are more of them than GPUs
     """
-    global _joined, _rank_zero_group
+    global _joined, _meeting
     world = find_world()
     if world.size == 1:
         yield world
         return
-    if timeout_minutes <= 0:
-        raise UserError(f"loop.timeout_minutes is {timeout_minutes:g}: it must be above 0")
+    start_minutes = timeout_minutes if start_minutes is None else start_minutes
+    for name, value in {"timeout_minutes": timeout_minutes, "start_minutes": start_minutes}.items():
+        if value <= 0:
+            raise UserError(f"loop.{name} is {value:g}: it must be above 0")
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if _take_gpu(device, world) else "gloo"
-    os.environ.setdefault("MASTER_ADDR", _first_host())
-    os.environ.setdefault("MASTER_PORT", str(_port_of_step()))
-    timeout = timedelta(minutes=timeout_minutes)
-    try:
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
-        meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = " ".join(str(error).split())[:300]
-        raise TransientError(
-            f"{world}: the processes cannot meet at {meeting} ({reason}); if the port is in use, choose "
-            "another one with MASTER_PORT (torchrun: --master-port)"
-        ) from error
-    _joined, _rank_zero_group = world, dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)
+    store = _meet(world, backend, timedelta(minutes=start_minutes))
+    _joined, _meeting = world, _Meeting(store, timedelta(minutes=timeout_minutes))
     try:
         with nullcontext() if world.is_rank_zero else silence():
             yield world
@@ -132,13 +90,54 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
         raise named from error
     except Exception as error:
         error.add_note(
-            f"This is {world}. A connection that was closed or timed out means that another process ended or "
-            "is stuck: its own output tells why. The same command goes on with the run."
+            f"This is {world}. A connection that was closed means that another process ended, one that timed "
+            f"out that another is stuck, or slower than {_meeting.limit} allows: its own output tells why. "
+            "The same command goes on with the run."
         )
         raise
     finally:
-        _joined, _rank_zero_group = World(), None
+        _joined, _meeting = World(), None
         dist.destroy_process_group()
+
+
+def _meet(world: World, backend: str, timeout: timedelta) -> Any:
+    """Make the process group of all processes; return the store that they reached each other by.
+
+    Raises:
+        TransientError: the processes cannot meet
+    """
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    os.environ.setdefault("MASTER_ADDR", first_host())
+    os.environ.setdefault("MASTER_PORT", str(port_of_step()))
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+    _allow_open_files(FILES_FOR_ALL + 4 * world.size)
+    try:
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = " ".join(str(error).split())[:300]
+        raise TransientError(
+            f"{world}: the processes cannot meet at {meeting} ({reason}); if the port is in use, choose "
+            "another one with MASTER_PORT (torchrun: --master-port); if machines start one long after "
+            "another, raise loop.start_minutes"
+        ) from error
+    return dist.PrefixStore("fcmae", store)
+
+
+def expect_steps() -> None:
+    """Wait until all have taken the first step; from then on, no longer than a step may take."""
+    if _meeting is None or _meeting.limit == "loop.timeout_minutes":
+        return
+    import torch.distributed as dist
+
+    max_over_processes(0)
+    # Public from torch 2.12 on; before that its name began with an underscore.
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(_meeting.step_timeout)
+    _meeting.limit = "loop.timeout_minutes"
 
 
 @contextmanager
@@ -156,33 +155,44 @@ def silence() -> Iterator[None]:
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """Call `make` in rank zero, and return in all processes what it returns there.
+    """Call `make` in rank zero, and return in all processes what it returns there, once all have it.
 
     The others wait for two hours, not for the minutes of `joined`: looking through a large folder takes time.
+    It goes by the store, which each process is connected to anyway, and is for small things.
 
     Raises:
         UserError: in rank zero, where `make` raises it, or an error of the system that has a remedy
         SystemExit: with the status that the error gives, in the others then
     """
-    if current_world().size == 1:
+    if _meeting is None:
         return make()
-    import torch.distributed as dist
-
-    shared: list[Any] = [None, None]
-    if current_world().is_rank_zero:
+    world, store = current_world(), _meeting.store
+    key = f"from_rank_zero/{_meeting.handed_on}"
+    taken = f"{key}/taken"
+    _meeting.handed_on += 1
+    made: T | None = None
+    refused: UserError | None = None
+    if world.is_rank_zero:
         try:
-            shared[0] = make()
+            made = make()
         except UserError as error:
-            shared[1] = error
+            refused = error
         except OSError as error:
-            shared[1] = explain(error)
-            if shared[1] is None:
+            refused = explain(error)
+            if refused is None:
                 raise
-    dist.broadcast_object_list(shared, src=0, group=_rank_zero_group)
-    if shared[1] is not None:
-        raise_together(shared[1])
-    made: T = shared[0]
-    return made
+        store.set(key, pickle.dumps((made, refused)))
+        store.wait([taken], RANK_ZERO_TIMEOUT)
+        for each in (key, taken, f"{taken}/count"):
+            store.delete_key(each)
+    else:
+        store.wait([key], RANK_ZERO_TIMEOUT)
+        made, refused = pickle.loads(store.get(key))  # noqa: S301  rank zero's own
+        if store.add(f"{taken}/count", 1) == world.size - 1:
+            store.set(taken, "")
+    if refused is not None:
+        raise_together(refused)
+    return cast(T, made)
 
 
 def raise_together(error: UserError) -> None:
@@ -243,6 +253,14 @@ def gather_lists(items: list[T]) -> list[T]:
     return [item for each in lists for item in each]
 
 
+def _allow_open_files(count: int) -> None:
+    """Raise the number of files that this process may open: rank zero serves a connection to each other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _take_gpu(device: str, world: World) -> bool:
     """Make this process's GPU the current one, and return whether there is one to compute on.
 
@@ -266,21 +284,3 @@ def _shares_gpu(world: World) -> bool:
     """Return whether the one visible GPU is that of others too: a cluster may show each process its own."""
     own = "SLURM_STEP_NUM_TASKS" in os.environ or "SUBMITIT_EXECUTOR" in os.environ
     return world.local_size > 1 and not own
-
-
-def _first_host() -> str:
-    """Return the machine of rank zero: the first of a SLURM step, or this one."""
-    nodes = os.environ.get("SLURM_STEP_NODELIST")
-    if nodes is None:
-        return "127.0.0.1"
-    listing = subprocess.run(
-        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
-    )
-    return listing.stdout.split()[0]
-
-
-def _port_of_step() -> int:
-    """Return a port between 20000 and 60000 that two steps of a cluster hardly share."""
-    job = int(re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", "")) or 0)
-    step = int(re.sub(r"\D", "", os.environ.get("SLURM_STEP_ID", "")) or 0)
-    return 20000 + (17 * job + step) % 40000

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from fcmae.core.distributed import max_over_processes
+from fcmae.core.distributed import current_world, max_over_processes
 
 # By weight: the first is a terminal that is gone, the last a cluster's warning that a job is about to be
 # preempted or to reach its time limit.
@@ -19,12 +20,18 @@ class StopSignals:
     After it, a Ctrl-C acts as it did before: a person will wait no longer. A cluster sends several signals:
     the weightiest is remembered. A SIGHUP that is ignored, as nohup has it, stays so. Former handlers are
     back on leaving the context. Main thread only.
+
+    Args:
+        agree_seconds: how long several processes go on before they ask each other again
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree_seconds: float = 0.0) -> None:
         self._weight = 0
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._terminals: list[int] = []
+        self._agree_seconds = agree_seconds
+        self._agreed_at = time.monotonic()
+        self._period, self._calls = 1, 0  # between two agreements, and since the last
 
     @property
     def received(self) -> int | None:
@@ -42,12 +49,26 @@ class StopSignals:
     ) -> None:
         self._restore()
 
-    def agreed(self, flag: bool) -> tuple[int | None, bool]:
+    def agreed(self, flag: bool, at_once: bool = False) -> tuple[int | None, bool]:
         """Return the weightiest signal that any process of the run received, and whether any raised the flag.
 
         All processes call this after every step, and so stop, and do what the flag asks for, at the same one.
+        They ask each other after as many calls as take `agree_seconds` where the slowest of them is, at most
+        twice as many as the last time; the calls between return nothing.
+
+        Args:
+            flag: of this process; has to stay raised until it is returned
+            at_once: ask now, the same in every process: what comes next takes long
         """
-        weight, raised = max_over_processes(self._weight, int(flag))
+        self._calls += 1
+        if current_world().size > 1 and self._calls < self._period and not at_once:
+            return None, False
+        now = time.monotonic()
+        microseconds = int(1e6 * (now - self._agreed_at) / self._calls)
+        weight, raised, slowest = max_over_processes(self._weight, int(flag), microseconds)
+        wanted = int(1e6 * self._agree_seconds / max(slowest, 1))
+        self._period, self._calls = max(1, min(2 * self._period, wanted)), 0
+        self._agreed_at = time.monotonic()
         return STOP_SIGNALS[weight - 1] if weight else None, raised > 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

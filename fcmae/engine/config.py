@@ -10,7 +10,7 @@ from fcmae.engine.loggers import check_loggers
 VOLATILE_IN_ALL = (
     "out", "device", "data_root", "images.workers", "network.grad_checkpointing", "loop.compile",
     "loop.resume", "loop.log_every", "loop.loggers", "loop.save_every", "loop.save_minutes", "loop.keep",
-    "loop.sharding", "loop.timeout_minutes",
+    "loop.sharding", "loop.timeout_minutes", "loop.start_minutes", "loop.agree_seconds",
 )  # fmt: skip
 
 
@@ -101,7 +101,11 @@ class LoopConfig:
         resume: continue the run found in the output folder
         sharding: with several processes, keep the whole model in each (ddp) or a part of it (fsdp)
         reduce_dtype: type in which gradients are summed over processes; bf16 halves the traffic
-        timeout_minutes: how long a process waits for the others before it ends the run
+        start_minutes: how long a process waits for the others before the first step is done: until all have
+            started, opened the data and compiled
+        timeout_minutes: how long after that, before it ends the run
+        agree_seconds: how long several processes go on before they ask each other whether one was told to
+            stop; with the time of a step, less than the cluster's grace
     """
 
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
@@ -114,7 +118,9 @@ class LoopConfig:
     resume: bool = True
     sharding: Literal["ddp", "fsdp"] = "ddp"
     reduce_dtype: Literal["float32", "bf16"] = "float32"
+    start_minutes: float = 30.0
     timeout_minutes: float = 10.0
+    agree_seconds: float = 5.0
 
     def check(self) -> None:
         """Refuse counts and times that no run can mean, and loggers that nobody has registered.
@@ -122,11 +128,13 @@ class LoopConfig:
         Raises:
             UserError: names the setting, its value and what it may be
         """
-        for name in ("log_every", "save_every", "keep", "timeout_minutes"):
+        for name in ("log_every", "save_every", "keep", "start_minutes", "timeout_minutes"):
             if getattr(self, name) <= 0:
                 raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
         if self.save_minutes < 0:
             raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")
+        if self.agree_seconds < 0:
+            raise UserError(f"loop.agree_seconds is {self.agree_seconds:g}: 0 asks after every step")
         check_loggers(self.loggers)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.core.distributed import current_world, from_rank_zero, max_over_processes
+from fcmae.core.distributed import current_world, expect_steps, from_rank_zero, max_over_processes
 from fcmae.core.errors import UserError
 from fcmae.core.signals import StopSignals
 from fcmae.engine.checkpoint import FORMAT, Checkpoints
@@ -63,14 +63,14 @@ def train(
     """
     trainer = Trainer(task, config, device, run, best, patience)
     trainer.resume()
-    with StopSignals() as stop, trainer.display:
+    with StopSignals(config.loop.agree_seconds) as stop, trainer.display:
         received = None
         while not trainer.complete and received is None:
             if trainer.at_end_of_epoch:
                 trainer.finish_epoch()
             else:
                 trainer.step()
-            received, save_due = stop.agreed(trainer.save_due)
+            received, save_due = stop.agreed(trainer.save_due, at_once=trainer.at_edge_of_epoch)
             if save_due:
                 trainer.save()
             elif trainer.log_due:
@@ -222,6 +222,7 @@ class Trainer:
                 means[name] = means.get(name, 0.0) + value.detach().float() / count
             files += self.task.describe(batch)
         means["grad_norm"] = update(self.optimizer, self.scaler, lr=lr, clip_grad=self.config.optim.clip_grad)
+        expect_steps()
         self.progress.step = step + 1
         self.task.optimizer_stepped(step + 1)
         self.metrics.add(StepMetrics(step + 1, lr, files, means))
@@ -316,6 +317,11 @@ class Trainer:
     def at_start_of_epoch(self) -> bool:
         """Whether no step has been taken since the last epoch was evaluated."""
         return self.progress.step == self.progress.finished_epochs * self.task.steps_per_epoch
+
+    @property
+    def at_edge_of_epoch(self) -> bool:
+        """Whether an epoch has all its steps, or none."""
+        return self.progress.step % self.task.steps_per_epoch == 0
 
     @property
     def log_due(self) -> bool:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from fcmae.core.distributed import find_world
 from fcmae.core.errors import UserError, explain
+from fcmae.core.world import find_world
 
 Command = Callable[[list[str]], int]  # from the options on its command line to an exit status
 BROKEN_PIPE = 128 + signal.SIGPIPE  # nobody reads standard output

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fcmae.core.distributed import find_world
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
+from fcmae.core.world import find_world
 from fcmae.finetune.checks import check_images, check_out, check_weights
 
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other

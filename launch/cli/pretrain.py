@@ -14,7 +14,7 @@ def run(argv: list[str]) -> int:
     """Pre-train; return the exit status. A job is told the lists of images that it was queued with."""
     lists_digest, argv = take_option(argv, LISTS_DIGEST)
     config = read(argv)
-    with joined(config.device, config.loop.timeout_minutes):
+    with joined(config.device, config.loop.timeout_minutes, config.loop.start_minutes):
         return train(config, lists_digest)
 
 

@@ -1,4 +1,4 @@
-"""How a process learns which one of a run it is, and what processes that cannot meet say."""
+"""How processes meet, what those that cannot meet say, and what it takes to keep in touch."""
 
 import logging
 import socket
@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from fcmae.core.distributed import (
-    World,
-    find_world,
     from_rank_zero,
     joined,
     max_over_processes,
@@ -18,48 +16,16 @@ from fcmae.core.distributed import (
     silence,
 )
 from fcmae.core.errors import TransientError, UserError
-from tests.engine.toy_parallel import refuse_in_processes
+from fcmae.core.world import World
+from tests.engine.toy_parallel import call_in_processes, count_sockets, refuse_in_processes
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMES, *STEP, "SUBMITIT_EXECUTOR"):
+    for name in (*NAMES, "SLURM_STEP_NUM_TASKS", "SUBMITIT_EXECUTOR"):
         monkeypatch.delenv(name, raising=False)
-
-
-def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_world() == World(0, 1, 0, 1)
-    monkeypatch.setenv("SLURM_PROCID", "0")  # a batch script: no task of a step
-    monkeypatch.setenv("SLURM_NTASKS", "16")
-    assert find_world() == World()
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # srun --pty bash
-    assert find_world() == World()
-
-
-@pytest.mark.parametrize("per_node", ["8(x2)", "8,8", "8"])
-def test_srun(monkeypatch: pytest.MonkeyPatch, per_node: str) -> None:
-    for name, value in zip(STEP, ("11", "16", "3", per_node), strict=True):
-        monkeypatch.setenv(name, value)
-    assert find_world() == World(11, 16, 3, 8)
-
-
-def test_torchrun_wins_over_the_srun_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(STEP, ("1", "2", "0", "1(x2)"), strict=True):
-        monkeypatch.setenv(name, value)
-    for name, value in zip(NAMES, ("5", "8", "1", "4"), strict=False):
-        monkeypatch.setenv(name, value)
-    assert find_world() == World(5, 8, 1, 4)
-
-
-@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "")])
-def test_contradictory_variables_are_refused(monkeypatch: pytest.MonkeyPatch, rank: str, size: str) -> None:
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(UserError, match="RANK"):
-        find_world()
 
 
 def two_processes(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -122,3 +88,12 @@ def test_only_rank_zero_talks(capsys: pytest.CaptureFixture[str], caplog: pytest
     assert caplog.messages == ["a worker of this process has ended"]
     logger.warning("said again")
     assert caplog.messages[-1] == "said again"
+
+
+@pytest.mark.slow
+def test_sockets_of_a_process_grow_with_the_logarithm_of_their_number() -> None:
+    for size in (2, 8):
+        [first, *others] = call_in_processes(size, count_sockets)
+        tree = size.bit_length() - 1  # connections of a broadcast, or of a barrier in one direction
+        assert max(others) <= 2 + 2 + 2 * tree  # store, listener, ring, trees
+        assert first <= 3 + size + 2 + 2 * tree  # it serves the store

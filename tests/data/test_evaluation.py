@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import fcmae.data.evaluation
-from fcmae.core.distributed import World
+from fcmae.core.world import World
 from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.decode import BrokenImage
 from fcmae.data.evaluation import EvaluationReader

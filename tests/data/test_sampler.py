@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.data.sampler import Key, StepSampler
 
 

@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcmae.core import distributed
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.engine import loggers
 from fcmae.engine.config import LoopConfig
 from fcmae.engine.loggers import LOGGERS, JsonLines, Logger, Loggers, TensorBoard, register_logger

@@ -102,14 +102,31 @@ def test_nan_in_one_process_stops_all_and_names_the_files_of_all(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "stuck"])
+@pytest.mark.parametrize(
+    ("what", "step", "limit"),
+    [
+        (signal.SIGKILL, STOP, "loop.timeout_minutes"),
+        (signal.SIGSTOP, STOP, "loop.timeout_minutes"),
+        (signal.SIGSTOP, 1, "loop.start_minutes"),
+    ],
+    ids=["dead", "stuck", "stuck-at-start"],
+)
 def test_lost_process_ends_the_others_and_the_run_goes_on(
-    runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: int
+    runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: int, step: int, limit: str
 ) -> None:
-    scenario: Scenario = (tmp_path, {"event": (1, STOP), "what": what}, {"save_minutes": 1e-9})
-    codes = in_processes(2, [scenario], timeout_minutes=0.1)
+    scenario: Scenario = (tmp_path, {"event": (1, step), "what": what}, {"save_minutes": 1e-9})
+    limits = {"timeout_minutes": 1.0, "start_minutes": 1.0, limit.removeprefix("loop."): 0.1}
+    codes = in_processes(2, [scenario], **limits)
     assert codes[0] == 1
     error = capfd.readouterr().err
     assert "This is process 0 of 2" in error
+    assert limit in error
     run_parallel_toy(tmp_path, ParallelToy())
     assert_same_run(tmp_path, runs / "one")
+
+
+@pytest.mark.slow
+def test_processes_that_seldom_ask_each_other_stop_together(tmp_path: Path) -> None:
+    stops: dict[str, Any] = {"event": (1, 2), "what": signal.SIGTERM}
+    assert in_processes(2, [(tmp_path, stops, {"agree_seconds": 1000.0})]) == [0, 0]
+    assert logged(tmp_path, "step")[-1] in (3, 4)  # asked after steps 1, 3 and 4, the last of the epoch

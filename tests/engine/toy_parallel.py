@@ -4,14 +4,23 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from fcmae.core.distributed import current_world, from_rank_zero, joined, mean_over_processes
+from fcmae.core.distributed import (
+    current_world,
+    from_rank_zero,
+    gather_lists,
+    joined,
+    max_over_processes,
+    mean_over_processes,
+)
 from fcmae.core.errors import UserError
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.progress import Summary
@@ -19,6 +28,8 @@ from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
 from tests.engine.toy_run import ToyConfig
+
+T = TypeVar("T")
 
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
@@ -106,7 +117,7 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
     if current_world().is_rank_zero:
         run.acquire({"task": "parallel toy"})
     optim = OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps)
-    options = LoopConfig(**{"save_minutes": 0.0, "log_every": 1, **loop})
+    options = LoopConfig(**{"save_minutes": 0.0, "log_every": 1, "agree_seconds": 0.0, **loop})
     config = ToyConfig(optim, options, epochs=EPOCHS, batch_size=BATCH)
     summary = train(task, config, device=torch.device("cpu"), run=run)
     return summary, task.model.state_dict()
@@ -115,13 +126,15 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
 Scenario = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments of the task, of the loop
 
 
-def in_processes(size: int, scenarios: list[Scenario], timeout_minutes: float = 1.0) -> list[int]:
+def in_processes(
+    size: int, scenarios: list[Scenario], timeout_minutes: float = 1.0, start_minutes: float = 1.0
+) -> list[int]:
     """Run scenarios one after another in several processes at once; return the exit codes.
 
     As a launcher would, it kills what outlives the first process by five seconds.
     """
     context = multiprocessing.get_context("spawn")
-    args = (size, free_port(), scenarios, timeout_minutes)
+    args = (size, free_port(), scenarios, timeout_minutes, start_minutes)
     processes = [context.Process(target=_run_rank, args=(rank, *args)) for rank in range(size)]
     for process in processes:
         process.start()
@@ -141,14 +154,69 @@ def free_port() -> int:
         return port
 
 
-def _run_rank(rank: int, size: int, port: int, scenarios: list[Scenario], timeout_minutes: float) -> None:
+def _run_rank(
+    rank: int, size: int, port: int, scenarios: list[Scenario], timeout_minutes: float, start_minutes: float
+) -> None:
+    _prepare_rank(rank, size, port)
+    with joined("cpu", timeout_minutes, start_minutes):
+        for folder, task, loop in scenarios:
+            run_parallel_toy(folder, ParallelToy(**task), **loop)
+
+
+def _prepare_rank(rank: int, size: int, port: int) -> None:
+    """Make this process one of several, as a launcher would."""
     signal.alarm(120)  # a test that hangs ends
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
-    with joined("cpu", timeout_minutes):
-        for folder, task, loop in scenarios:
-            run_parallel_toy(folder, ParallelToy(**task), **loop)
+
+
+def call_in_processes(size: int, function: Callable[..., T], *args: Any) -> list[T]:
+    """Call a function of a module in several processes that have joined; return what it returns in each."""
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in range(size)]
+    port = free_port()
+    processes = [
+        context.Process(target=_call_rank, args=(rank, size, port, pipes[rank][1], function, args))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for _, writer in pipes:
+        writer.close()
+    try:
+        return [reader.recv() for reader, _ in pipes]
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+
+
+def _call_rank(
+    rank: int, size: int, port: int, writer: Connection, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    _prepare_rank(rank, size, port)
+    with joined("cpu", 1.0):
+        writer.send(function(*args))
+        dist.barrier()
+
+
+def count_sockets() -> int:
+    """Return the sockets of this process after it did what a run does with the others."""
+    values = torch.ones(1000)
+    for _ in range(3):
+        dist.broadcast(values, src=0)
+        max_over_processes(1)
+        mean_over_processes(values)
+        gather_lists([1])
+        from_rank_zero(lambda: None)
+    dist.barrier()
+    return sum(os.readlink(f"/proc/self/fd/{each}").startswith("socket:") for each in _open_files())
+
+
+def _open_files() -> list[str]:
+    """Return the numbers of the files that this process has open, without that of this listing."""
+    return [each for each in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{each}")]
 
 
 def refuse_in_processes(size: int) -> list[int]:

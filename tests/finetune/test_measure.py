@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 import fcmae.data.evaluation
-from fcmae.core.distributed import World
+from fcmae.core.world import World
 from fcmae.data.broken import BrokenList
 from fcmae.data.decode import BrokenImage
 from fcmae.data.evaluation import EvaluationReader

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.finetune.prepare import check_batch
 from tests.finetune.small_run import small_config
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.trainer import train

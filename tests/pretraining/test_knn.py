@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.core.distributed import World
 from fcmae.core.errors import UserError
+from fcmae.core.world import World
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.models.kernels.calls import Call, record_calls
