@@ -70,7 +70,8 @@ def train(
                 trainer.finish_epoch()
             else:
                 trainer.step()
-            received, save_due = stop.agreed(trainer.save_due, at_once=trainer.at_edge_of_epoch)
+            at_once = trainer.at_start_of_epoch or trainer.at_end_of_epoch
+            received, save_due = stop.agreed(trainer.save_due, at_once)
             if save_due:
                 trainer.save()
             elif trainer.log_due:
@@ -317,11 +318,6 @@ class Trainer:
     def at_start_of_epoch(self) -> bool:
         """Whether no step has been taken since the last epoch was evaluated."""
         return self.progress.step == self.progress.finished_epochs * self.task.steps_per_epoch
-
-    @property
-    def at_edge_of_epoch(self) -> bool:
-        """Whether an epoch has all its steps, or none."""
-        return self.progress.step % self.task.steps_per_epoch == 0
 
     @property
     def log_due(self) -> bool:
