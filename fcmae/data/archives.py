@@ -27,13 +27,6 @@ FOLDERS, LABELS, PASSED_OVER, READ = "folders", "labels", "passed_over", "suffix
 INDEX_FILE = "index.npz"  # of this list, beside archives that `fcmae data pack` made
 SMALL = 1 << 28  # bytes of archives that one process has listed before others have started
 PROCESSES = 16
-_COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK": ("zip", "unzip"),
-}
 
 Archive = list[Any]
 """[path below the root, bytes, time of change in ns]"""
@@ -74,11 +67,6 @@ def _describe(root: Path, file: str) -> Archive:
             start, status = opened.read(512), os.stat(opened.fileno())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from None
-    for magic, (kind, command) in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise UserError(
-                f"{path} is compressed by {kind}, which has no way to a place in it: {command} it first"
-            )
     if not is_tar(start):
         raise UserError(f"{path} is no tar archive, or a damaged one: give one that `tar tf` lists")
     return [file, status.st_size, status.st_mtime_ns]

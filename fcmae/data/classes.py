@@ -1,5 +1,6 @@
 """Labels of image files, as their folders tell them, and images to train on and to measure on."""
 
+import io
 import logging
 import os
 import time
@@ -13,6 +14,7 @@ from PIL import Image
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.index import ImageIndex
+from fcmae.data.parts import read_part
 from fcmae.data.scan import check_folder
 from fcmae.data.suffixes import find_format
 
@@ -92,7 +94,7 @@ class LabelledFiles:
             if time.monotonic() > deadline:
                 return
             members = order[start:end].tolist()
-            if members and not any(_is_readable(self.index.path(i)) for i in members):
+            if members and not any(_is_readable(self.index, i) for i in members):
                 raise UserError(
                     f"{self.index.path(members[0]).parent}: none of the {end - start} images of class {name} "
                     "can be read; mend or remove them"
@@ -247,12 +249,14 @@ def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     return found
 
 
-def _is_readable(path: Path) -> bool:
+def _is_readable(index: ImageIndex, number: int) -> bool:
     """Tell whether an image decodes; what Pillow may know nothing of is given the benefit of the doubt."""
+    path = index.path(number)
     try:
+        content = read_part(index, number)
         if find_format(path).may_be_deep:
-            return path.stat().st_size > 0
-        with Image.open(path) as image:
+            return bool(content) if content is not None else path.stat().st_size > 0
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.load()
         return True
     except Exception:  # damaged files make decoders raise nearly anything

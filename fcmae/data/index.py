@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -26,10 +25,7 @@ from fcmae.data.scan import check_folder, walk
 from fcmae.data.suffixes import (
     CONVERT,
     SUFFIXES,
-    TIFF_STARTS,
     UNREAD,
-    find_format,
-    pillow_formats,
 )
 
 logger = logging.getLogger(__name__)
@@ -88,35 +84,29 @@ class ImageIndex:
         index = _read_cache(root)
         if index is None:
             index = _scan(root)
-        found = _count_kinds(index.passed_over)
-        remedy = f"; {CONVERT} to have them read" if set(index.passed_over) & set(UNREAD) else ""
-        if len(index) == 0:
-            raise UserError(
-                f"{root} holds no image: looked in all its folders for {' '.join(SUFFIXES)} and found "
-                f"{found or 'no file'}{remedy}"
-            )
-        if found and current_world().is_rank_zero:
-            logger.log(
-                logging.WARNING if remedy else logging.INFO, "%s: passed over %s%s", root, found, remedy
-            )
+        index.tell_passed_over(root, "all its folders")
         return index
 
-    def check_headers(self, tries: int = 32) -> None:
-        """Open images from all over the folder until one looks like an image; nothing is decoded.
+    def tell_passed_over(self, data: str | Path, where: str) -> None:
+        """Say how many files were passed over, by kind.
 
         Args:
-            tries: number of images to open at most
+            data: what was listed
+            where: where in it was looked
 
         Raises:
-            UserError: none of those tried does
+            UserError: no image is left
         """
-        numbers = self.spread(tries)
-        if any(_has_header(self.path(i)) for i in numbers):
-            return
-        raise UserError(
-            f"no readable image among the {len(numbers)} tried of {len(self)} in {self.root}, "
-            f"{self[numbers[0]]} for example: are they images?"
-        )
+        found = _count_kinds(self.passed_over)
+        remedy = f"; {CONVERT} to have them read" if set(self.passed_over) & set(UNREAD) else ""
+        if len(self) == 0:
+            raise UserError(
+                f"{data} holds no image: looked in {where} for {' '.join(SUFFIXES)} "
+                f"and found {found or 'no file'}{remedy}"
+            )
+        loud = remedy or any(" of " in kind for kind in self.passed_over)  # an archive that is damaged
+        if found and current_world().is_rank_zero:
+            logger.log(logging.WARNING if loud else logging.INFO, "%s: passed over %s%s", data, found, remedy)
 
     def save(self, path: str | Path) -> None:
         """Write the list to a .npz file."""
@@ -244,22 +234,6 @@ def _count_kinds(passed_over: dict[str, int]) -> str:
     if len(kinds) > KINDS_TOLD:
         told.append(f"{sum(count for _, count in kinds[KINDS_TOLD:])} of other kinds")
     return ", ".join(told)
-
-
-def _has_header(path: Path) -> bool:
-    """Tell whether a file begins as an image does. Pillow knows no TIFF of 12 channels; tifffile does."""
-    known = find_format(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(max(4, len(known.magic)))
-            if known.read is not None:
-                return bool(start) and start.startswith(known.magic)
-            if start not in TIFF_STARTS:
-                file.seek(0)
-                Image.open(file, formats=pillow_formats()).close()
-        return True
-    except Exception:  # damaged files make decoders raise nearly anything
-        return False
 
 
 def _checked(index: ImageIndex) -> ImageIndex:

@@ -170,18 +170,10 @@ def test_a_list_beside_the_archives_serves_wherever_they_are_copied(
     assert contents(index) == [picture(i) for i in range(2, 6)]
 
 
-@pytest.mark.parametrize(
-    ("start", "word"),
-    [
-        (b"\x1f\x8b\x08", "gunzip"),
-        (b"PK\x03\x04", "unzip"),
-        (b"\x28\xb5\x2f\xfd", "unzstd"),
-        (b"text", "tar tf"),
-    ],
-)
-def test_other_files_are_refused_with_what_to_do(tmp_path: Path, start: bytes, word: str) -> None:
-    (tmp_path / "x.tar").write_bytes(start + bytes(1000))
-    with pytest.raises(UserError, match=word):
+@pytest.mark.parametrize("start", [b"\x1f\x8b\x08", b"PK\x03\x04", b"text", b""])
+def test_other_files_are_refused_by_name(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(start + b"x" * 1000)
+    with pytest.raises(UserError, match=r"x\.tar"):
         list_archives(tmp_path, ["x.tar"])
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fcmae.core.errors import UserError
 from fcmae.data.classes import find_classes
+from fcmae.data.headers import check_headers
 from fcmae.data.index import ImageIndex
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import SourceOptions, open_source, open_splits
@@ -46,7 +47,7 @@ def test_a_reader_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(SUFFIXES, ".raw", ImageFormat(read=read_raw, magic=b"RAW"))
     index = ImageIndex.scan(root)
     assert len(index) == 8
-    index.check_headers()
+    check_headers(index)
     (root / "light" / "0.raw").write_bytes(b"")
     find_classes(root, 0.25, seed=0)
     with pytest.raises(UserError, match=r"--images\.value-range '\[0, 4095\]'"):
@@ -63,7 +64,7 @@ def test_a_reader_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for path in root.glob("*/*"):
         path.write_bytes(b"something else")
     with pytest.raises(UserError, match="no readable image among the 8 tried"):
-        index.check_headers()
+        check_headers(index)
 
 
 def test_a_picture_that_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +72,7 @@ def test_a_picture_that_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Image.new("RGB", (4, 4), (7, 8, 9)).save(tmp_path / "images" / "a.PPM")
     monkeypatch.setitem(SUFFIXES, ".ppm", ImageFormat("PPM"))
     index = ImageIndex.scan(tmp_path / "images")
-    index.check_headers()
+    check_headers(index)
     check_pixels(index, 3, None)
     source = open_source(str(tmp_path / "images"), SourceOptions(channels=3, size=4))
     assert source.read(0)[:, 0, 0].tolist() == [7, 8, 9]

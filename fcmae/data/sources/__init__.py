@@ -12,6 +12,7 @@ from fcmae.data.sources.folder import FolderOpener
 from fcmae.data.sources.listing import ListOpener
 from fcmae.data.sources.several import SeveralOpener
 from fcmae.data.sources.table import TableOpener
+from fcmae.data.sources.tar import TarOpener
 from fcmae.data.sources.timm import TimmOpener
 from fcmae.data.sources.unread import UnreadOpener
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
 OPENERS: list[type[Opener]] = [  # the first that matches is taken
-    DigitsOpener, TimmOpener, UnreadOpener, ListOpener, TableOpener, FolderOpener,
+    DigitsOpener, TimmOpener, UnreadOpener, TarOpener, ListOpener, TableOpener, FolderOpener,
 ]  # fmt: skip
 
 

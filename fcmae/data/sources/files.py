@@ -12,6 +12,7 @@ import numpy as np
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.data.classes import LABEL, Halves, LabelledFiles, divide, label_files
+from fcmae.data.headers import check_headers
 from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener, SourceOptions
 
@@ -53,11 +54,11 @@ class FilesOpener(Opener):
         return train if val is None else val
 
     def check(self) -> None:
-        self.list_files(held_out=True).check_headers()
+        check_headers(self.list_files(held_out=True))
 
     def list_images(self) -> list[ImageIndex]:
         index = self.list_files(held_out=False)
-        index.check_headers()
+        check_headers(index)
         return [index]
 
     def list_splits(self, val_fraction: float, seed: int) -> list[ImageIndex]:
@@ -116,7 +117,8 @@ def open_classes(data: LabelledFiles, options: SourceOptions) -> "Labelled":
 
     from fcmae.data.images import Labelled
 
-    return Labelled(open_files(data.index, options), torch.from_numpy(data.labels), data.classes)
+    labels = torch.from_numpy(data.labels.astype(np.int64))  # a copy of those that are mapped from a file
+    return Labelled(open_files(data.index, options), labels, data.classes)
 
 
 def join_lists(lists: Sequence[ImageIndex]) -> ImageIndex:
