@@ -4,8 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fcmae.data.config import CROP_PCT, VAL_FRACTION, ImagesConfig
-from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.config import FIXED_IN_ALL, LoopConfig, OptimConfig
 
+FIXED = (
+    *FIXED_IN_ALL,
+    *("val_fraction", "train_fraction", "init", "init_classes", "best"),
+    *("layer_groups", "network.head_init_scale", "network.freeze"),
+)
 DEFAULT_IMAGE_SIZE = 224
 TIMM = "timm:"  # before the name of a network of timm's
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -104,6 +109,7 @@ class FinetuneConfig:
         seed: of weights, splits, order, augmentation and mixing
         device: auto, cpu, cuda, cuda:N or mps
         out: run folder, by default runs/finetune-<data>-<model>
+        change: go on with the run in --out though settings differ, and tell which
         network: the network, beside its name
         augment: augmentation beyond crops and flips
         optim: optimiser and schedule
@@ -131,6 +137,7 @@ class FinetuneConfig:
     seed: int = 0
     device: str = "auto"
     out: str | None = None
+    change: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(base_lr=2e-4, betas=(0.9, 0.999)))

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 from fcmae.core.device import check_device
@@ -10,12 +9,14 @@ from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.settings import check_counts
 from fcmae.data.index import ImageIndex, check_digest, load_lists, save_lists
+from fcmae.data.moved import move_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import VOLATILE_IN_ALL, check_ranges
+from fcmae.engine.history import RunSettings
 from fcmae.engine.run_folder import RunFolder, free_folder
-from fcmae.finetune.config import POLICY_CHANNELS, TIMM, AugmentConfig, FinetuneConfig
+from fcmae.finetune.config import FIXED, POLICY_CHANNELS, TIMM, AugmentConfig, FinetuneConfig
 from fcmae.finetune.resolve import resolve
 from fcmae.models.geometry import check_image_size, total_stride
 from fcmae.models.sizes import find_size
@@ -48,21 +49,24 @@ def prepare(
     config = resolve(config)
     check(config)
     data = find_opener(config.data)
+    settings = RunSettings.of(config, VOLATILE_IN_ALL, FIXED)
     if config.out:
         run = RunFolder(config.out)
     else:
         name = f"finetune-{data.name}-{config.model}".replace(":", "-").replace("/", "-")
-        run = free_folder(name, asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
+        run = free_folder(name, settings)
     lists = list_data(config, run, lists_digest)
     if lists and not run.started:
         check_pixels(lists[0], config.in_chans, config.images.value_range, config.images.no_data)
     check_batch(config, next(iter(data.counts(lists)), config.batch_size))
     Checkpoints(run.checkpoints).check()
     check_timm(config.model or "")
+    run.check(settings)
     if not acquire:
-        run.check(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
         return config, run
-    run.acquire(asdict(config), VOLATILE_IN_ALL, resume=config.loop.resume)
+    if config.change and (moved := run.differences(settings).get("data")):
+        move_lists([run.train_images, run.val_images], *moved)
+    run.acquire(settings)
     if not (run.started or lists_digest):
         save_lists(lists, run.train_images, run.val_images)
     return config, run

@@ -187,7 +187,7 @@ class FinetuneTask(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            self.ema.module.load_state_dict(state.get("ema", state["model"]))
 
     def data(self) -> dict[str, int | str]:
         return self.listed

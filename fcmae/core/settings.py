@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -55,7 +56,12 @@ class Parser(ArgumentParser):
         Raises:
             UserError: an unknown option or a value of the wrong type
         """
-        argv = self._gather([_with_underscores(argument) for argument in argv])
+        argv = [_with_underscores(argument) for argument in argv]
+        argv = [
+            f"{word}=true" if self._is_flag(word) and (not after or after.startswith("--")) else word
+            for word, after in pairwise([*argv, ""])
+        ]
+        argv = self._gather(argv)
         for at, argument in enumerate(argv):
             option, equals, value = argument.partition("=")
             if equals:
@@ -88,6 +94,10 @@ class Parser(ArgumentParser):
         """Return the types of values that an option takes."""
         kind = getattr(self._option_string_actions.get(option), "_typehint", None)
         return (kind, *get_args(kind))
+
+    def _is_flag(self, option: str) -> bool:
+        """Return whether an option is true or false, and may stand alone for true."""
+        return self._kinds(option)[0] is bool
 
     def _as_yaml(self, option: str, value: str) -> str:
         """Return the value of an option as jsonargparse reads it, where the option takes a tuple or none."""

@@ -13,6 +13,11 @@ VOLATILE_IN_ALL = (
     "loop.sharding", "loop.timeout_minutes", "loop.start_minutes", "loop.agree_seconds",
 )  # fmt: skip
 
+# Settings that no run can go on with once they are others, not even by `--change`.
+FIXED_IN_ALL = (
+    "model", "network.in_chans", "network.stem_stride", "network.depths", "network.dims", "batch_size",
+)  # fmt: skip
+
 
 def check_ranges(seed: int, drop_path_rate: float) -> None:
     """Refuse a seed that torch would not take, and a fraction of dropped paths that leaves none.

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcmae.core.files import write_atomically
+from fcmae.engine.schedule import Plan
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 DPI = 110
@@ -68,6 +69,33 @@ def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figu
         values = [record[metric] for record in measured]
         axes.plot([record["epoch"] for record in measured], values, color=ORANGE, linewidth=1.8)
         _style(axes, f"{metric}, at the end {values[-1]:.1f}")
+    return figure
+
+
+def draw_schedule(plans: Sequence[Plan], path: Path) -> None:
+    """Write the learning rate of a run as PNG: as it is, and as it was before the settings changed.
+
+    Args:
+        plans: one each time the settings changed, oldest first
+        path: the PNG
+    """
+    save_figure(plot_schedule(plans), path)
+
+
+def plot_schedule(plans: Sequence[Plan]) -> Figure:
+    """Plot what each plan has said until the next one, and what former ones would have said, dashed."""
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        end = following.start if following else math.inf
+        held = [(epoch, rate) for epoch, rate in plan.rates if plan.start <= epoch <= end]
+        axes.plot(*zip(*held, strict=True), color=BLUE, linewidth=1.8)
+        if following:
+            dropped = [(epoch, rate) for epoch, rate in plan.rates if epoch >= end]
+            axes.plot(*zip(*dropped, strict=True), color=GREY, linewidth=1.0, linestyle="--")
+            axes.axvline(end, color=ORANGE, linewidth=1.0)
+    axes.set_ylim(bottom=0)
+    _style(axes, "learning rate, and what was planned before")
     return figure
 
 

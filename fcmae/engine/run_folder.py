@@ -4,7 +4,6 @@ import fcntl
 import itertools
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,11 +12,19 @@ import yaml
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError, explain
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
+from fcmae.engine.history import (
+    History,
+    RunSettings,
+    entry_of,
+    flatten,
+    plain,
+    require_changeable,
+    told,
+)
 from fcmae.models.card import CHECKPOINTS, CLASSIFIER, ENCODER
 
 logger = logging.getLogger(__name__)
 
-ABSENT = "absent"
 SHOWN = 3  # differences from another run that a message lists
 
 
@@ -29,10 +36,11 @@ class RunFolder:
 
     Attributes:
         config: the resolved settings
+        history: the settings that the run has gone on with
         log_file: a JSON record a line, of some steps or of a whole epoch
         tensorboard: folder of TensorBoard's events
         checkpoints: folder of the checkpoints
-        curves, reconstructions: pictures
+        curves, schedule, reconstructions: pictures; the schedule's of a run that went on with other settings
         encoder, classifier: the weights that a pre-training, a fine-tuning writes for others to use
         images: a pre-training's list of images
         train_images, val_images: a fine-tuning's two lists
@@ -47,10 +55,12 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.history = History(self.path / "settings.jsonl")
         self.log_file = self.path / "log.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / CHECKPOINTS
         self.curves = self.path / "curves.png"
+        self.schedule = self.path / "schedule.png"
         self.reconstructions = self.path / "reconstructions.png"
         self.encoder, self.classifier = self.path / ENCODER, self.path / CLASSIFIER
         self.images = self.path / "images.npz"
@@ -71,15 +81,11 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether there is a run in the folder that has logged or saved anything."""
-        return self.config.exists() and (self.log_file.exists() or any(self.checkpoints.glob("*.pt")))
+        settings = self.config.exists() or self.history.path.exists()
+        return settings and (self.log_file.exists() or any(self.checkpoints.glob("*.pt")))
 
-    def check(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+    def check(self, settings: RunSettings) -> bool:
         """Refuse a folder that cannot be this run's own, and write nothing.
-
-        Args:
-            config: the resolved settings, nested dicts of plain values
-            volatile: dotted keys that may differ when a run is resumed
-            resume: whether a run that is already there may be continued
 
         Returns:
             whether the folder held this run already
@@ -90,42 +96,73 @@ class RunFolder:
         self._refuse_misplaced()
         resumed = self.started
         if resumed:
-            if not resume:
+            if not settings.resume:
                 raise UserError(f"{self.path} already holds a run: resume it, or choose another folder")
-            differences = self.differences(config, tuple(volatile))
-            if differences:
+            differences = self.differences(settings)
+            if settings.change:
+                require_changeable(differences, settings, self.path)
+            elif differences:
+                remedy = "repeat that run's settings to continue it, or choose another folder"
+                if not differences.keys() & set(settings.fixed):
+                    remedy = f"add --change to go on with it under these settings, {remedy}"
                 raise UserError(
-                    f"{self.path} holds a different run: {'; '.join(differences)}. "
-                    f"Choose another folder, or repeat that run's settings to continue it"
+                    f"{self.path} holds a different run: {'; '.join(told(differences))}; {remedy}"
                 )
-        elif self._holds_something_else(config):
+        elif settings.change:
+            raise UserError(f"--change: {self.path} holds no run that could go on; leave it out to start one")
+        elif self._holds_something_else():
             raise UserError(
                 f"{self.path} is not empty, and not a run (no {self.config.name}); choose another folder"
             )
         return resumed
 
-    def acquire(self, config: dict[str, Any], volatile: Iterable[str] = (), *, resume: bool = True) -> bool:
+    def acquire(self, settings: RunSettings) -> bool:
         """Make the folder this run's own, and save the run's settings in it.
 
-        Args, Returns: as of `check`
+        Returns:
+            whether the folder held this run already
 
         Raises:
             UserError: the folder cannot be written, is in use, holds another run or something that is no run
         """
-        resumed = self.check(config, volatile, resume=resume)
+        resumed = self.check(settings)
         if current_world().is_rank_zero:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
                 if not resumed:  # of other images, if there is one
                     self.statistics.unlink(missing_ok=True)
-                with write_atomically(self.config) as file:
-                    file.write(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
+                self._keep(settings, resumed)
             except OSError as error:
                 raise explain(error, self.path) or UserError(
                     f"{self.path} cannot be written ({error}); choose another folder"
                 ) from error
         return resumed
+
+    def _keep(self, settings: RunSettings, resumed: bool) -> None:
+        """Write the settings, and add them to the history where they have changed.
+
+        Raises:
+            OSError: the folder cannot be written
+        """
+        differences = self.differences(settings) if resumed else {}
+        step = int(newest.stem.removeprefix("step_")) if (newest := self.newest_checkpoint) else 0
+        if differences:
+            changes = "; ".join(f"{key} {here}, was {there}" for key, (there, here) in differences.items())
+            logger.warning("%s goes on from step %d with other settings: %s", self.path, step, changes)
+        entries = self.history.read() if resumed else []
+        if resumed and not entries:  # of a version that kept no history, or damaged
+            entries = [entry_of(self._kept(), 0)]
+        if differences or not entries:
+            entries.append(entry_of(settings.values, step if entries else 0))
+        self.history.write(entries)
+        with write_atomically(self.config) as file:
+            file.write(yaml.safe_dump(plain(settings.values), sort_keys=False, allow_unicode=True).encode())
+
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint, if there is one, damaged or not."""
+        return max(self.checkpoints.glob("step_*.pt"), default=None)
 
     def _refuse_misplaced(self) -> None:
         """Refuse a folder where the run keeps a file, and the reverse: it would fail there after hours."""
@@ -135,14 +172,15 @@ class RunFolder:
                 kinds = ("folder", "file") if path in folders else ("file", "folder")
                 raise UserError(f"{path} is a {kinds[1]}, where a run keeps a {kinds[0]}: move it away")
 
-    def _holds_something_else(self, config: dict[str, Any]) -> bool:
+    def _holds_something_else(self) -> bool:
         """Return whether there is more here than a run leaves that failed before its first step."""
         if not self.path.is_dir():
             return False
         if self.config.exists():
-            self.differences(config)  # raises where it is not a run's
+            self._kept()  # raises where it is not a run's
         lists = {self.images, self.train_images, self.val_images, self.broken_images, self.broken_val_images}
-        ours = {self.config, self.statistics, self.lock, self.code, self.jobs, *lists}
+        settings = {self.config, self.history.path}
+        ours = {*settings, self.statistics, self.lock, self.code, self.jobs, *lists}
         there = {self.path / entry.name.removesuffix(TEMPORARY_SUFFIX) for entry in self.path.iterdir()}
         return not there <= ours
 
@@ -160,26 +198,27 @@ class RunFolder:
             logger.warning("%s: passed over %d lines that are no records", self.log_file, damaged)
         return [record for record in records if record is not None]
 
-    def differences(self, config: dict[str, Any], volatile: Iterable[str] = ()) -> list[str]:
-        """Return how the run in this folder differs from one with these settings, a sentence for each key.
-
-        Args:
-            config: the resolved settings, nested dicts of plain values
-            volatile: dotted keys that may differ
+    def differences(self, settings: RunSettings) -> dict[str, tuple[Any, Any]]:
+        """Return how the run in this folder differs: by dotted key, what is there and what is here.
 
         Raises:
             UserError: config.yaml is not the configuration of a run
         """
+        return settings.differences(flatten(self._kept()))
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the settings that the folder keeps: the last of the history, else those of config.yaml.
+
+        Raises:
+            UserError: config.yaml is not the configuration of a run
+        """
+        entries = self.history.read()
+        if entries:
+            return dict(entries[-1]["settings"])
         try:
-            there = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UserError(f"{self.config} is not a run's configuration; choose another folder") from error
-        here = flatten(plain(config))
-        return [
-            f"{key} is {there.get(key, ABSENT)} there and {here.get(key, ABSENT)} here"
-            for key in dict.fromkeys([*there, *here])
-            if there.get(key, ABSENT) != here.get(key, ABSENT) and key not in volatile
-        ]
 
     def _take_lock(self) -> None:
         """Hold the folder until this process ends. Worker processes do not inherit a POSIX lock."""
@@ -192,7 +231,7 @@ class RunFolder:
             return
 
 
-def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, resume: bool) -> RunFolder:
+def free_folder(name: str, settings: RunSettings) -> RunFolder:
     """Return the folder of a run that names none: runs/<name>, numbered where another run is there.
 
     A run with the same settings is found again, and so resumed. If only others are there, a warning says
@@ -200,11 +239,13 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
 
     Args:
         name: what the run is called, such as digits-convnextv2_atto
-        config: the resolved settings
-        volatile: dotted keys that may differ when a run is resumed
-        resume: whether a run with these settings may be continued
+        settings: those of the run
+
+    Raises:
+        UserError: the run is to change, and so has to be named
     """
-    volatile = tuple(volatile)
+    if settings.change:
+        raise UserError("--change: say which run goes on with these settings, by --out and its folder")
     nearest: tuple[Path, list[str]] | None = None
     for number in itertools.count(1):
         run = RunFolder(Path("runs") / (f"{name}-{number}" if number > 1 else name))
@@ -216,8 +257,8 @@ def free_folder(name: str, config: dict[str, Any], volatile: Iterable[str], *, r
                 logger.warning("%s holds a run (%s); this one is new: %s", path, reason, run.path)
             return run
         if run.started:
-            differences = run.differences(config, volatile)
-            if resume and not differences:
+            differences = told(run.differences(settings))
+            if settings.resume and not differences:
                 return run
             if nearest is None or len(differences) < len(nearest[1]):
                 nearest = run.path, differences
@@ -233,20 +274,3 @@ def read_record(line: str) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError):
         pass
     return None
-
-
-def plain(config: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as YAML will give them back: lists for tuples, strings for paths."""
-    copy: dict[str, Any] = json.loads(json.dumps(config, default=str))
-    return copy
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level with dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

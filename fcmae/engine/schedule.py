@@ -1,6 +1,8 @@
 """The learning rate as a function of the step."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 from fcmae.engine.config import OptimConfig
 
@@ -36,3 +38,35 @@ def learning_rate(
         return peak * config.step_gamma ** math.floor(step / (config.step_epochs * steps_per_epoch))
     progress = (step - warmup_steps) / max(epochs * steps_per_epoch - warmup_steps, 1.0)
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The learning rate that some settings mean.
+
+    Args:
+        start: epochs done when a run went on with them, with a fraction
+        rates: (epoch, rate) over the whole run, by epoch
+    """
+
+    start: float
+    rates: list[tuple[float, float]]
+
+
+def plan_of(settings: dict[str, Any], step: int, steps_per_epoch: int) -> Plan:
+    """Return the plan of settings as a run keeps them, nested, that hold from a step on."""
+    options = {
+        name: settings["optim"][name] for name in OptimConfig.__dataclass_fields__.keys() & settings["optim"]
+    }
+    config, epochs, batch_size = OptimConfig(**options), settings["epochs"], settings["batch_size"]
+    total = epochs * steps_per_epoch
+    rates = [
+        (
+            each / steps_per_epoch,
+            learning_rate(
+                each, config=config, batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs
+            ),
+        )
+        for each in sorted({step, *range(0, total + 1, max(1, total // 1000))})
+    ]
+    return Plan(step / steps_per_epoch, rates)

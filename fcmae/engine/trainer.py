@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.core.distributed import current_world, expect_steps, from_rank_zero, max_over_processes
-from fcmae.core.errors import UserError
+from fcmae.core.distributed import current_world, expect_steps, from_rank_zero
 from fcmae.core.signals import StopSignals
 from fcmae.engine.checkpoint import FORMAT, Checkpoints
 from fcmae.engine.config import TrainingConfig
@@ -23,11 +22,12 @@ from fcmae.engine.loggers import Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
 from fcmae.engine.optim import create_optimizer, update
 from fcmae.engine.parallel import ParallelTask
-from fcmae.engine.pictures import draw_curves
+from fcmae.engine.pictures import draw_curves, draw_schedule
 from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
 from fcmae.engine.progress import Criterion, Progress, Summary
+from fcmae.engine.resume import require_same_data, require_same_start, restore
 from fcmae.engine.run_folder import RunFolder
-from fcmae.engine.schedule import learning_rate
+from fcmae.engine.schedule import learning_rate, plan_of
 from fcmae.engine.task import Task
 from fcmae.models.kernels.selftest import self_test
 
@@ -154,51 +154,22 @@ class Trainer:
         """
         state = self.checkpoints.newest()
         if state is not None:
-            self._require_same_data(state)
-            self._restore(state)
-        self._require_same_start()
+            require_same_data(self.run, state["data"], self.task.data())
+            self._start(restore(state, self.parallel, self.optimizer, self.scaler, self.checkpoints.folder))
+        require_same_start(self.progress.step, self.checkpoints.folder)
         if state is not None:
             from_rank_zero(lambda: self._finish_saving(state))
         self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
+        if current_world().is_rank_zero:
+            self._draw_schedule()
         self.display.start_at(self.progress.step)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Take the state of a checkpoint.
-
-        Raises:
-            UserError: it does not fit the network, the optimiser or the task
-        """
-        try:
-            self.parallel.load_state_dict(state, self.optimizer)
-            if self.scaler.is_enabled() and state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
-            self._start(Progress(**state["progress"]))
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{self.checkpoints.folder}: the newest checkpoint does not fit this run's network or "
-                f"settings ({type(error).__name__}: {reason}): move it away to go on from the one before it, "
-                "or choose another --out"
-            ) from error
-
-    def _require_same_data(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other images than those that a checkpoint was trained on."""
-        there, here = state["data"], self.task.data()
-        changed = [f"{name} {there.get(name)} there, {here.get(name)} here" for name in here | there]
-        if there != here:
-            raise UserError(
-                f"{self.run.path}: its checkpoints were trained on other images than those it lists now "
-                f"({'; '.join(changed)}). Bring the former list back, or start anew in another --out"
-            )
-
-    def _require_same_start(self) -> None:
-        """Refuse to go on where the processes see different checkpoints."""
-        first, last = max_over_processes(-self.progress.step, self.progress.step)
-        if -first != last:
-            raise UserError(
-                f"{self.checkpoints.folder}: this process finds step {self.progress.step} there, others up "
-                f"to {last}: is the folder on a file system that all machines share?"
-            )
+    def _draw_schedule(self) -> None:
+        """Draw the learning rate of a run that has gone on with other settings."""
+        entries = self.run.history.read()
+        if len(entries) > 1:
+            plans = [plan_of(each["settings"], each["step"], self.task.steps_per_epoch) for each in entries]
+            draw_schedule(plans, self.run.schedule)
 
     @cached_property
     def opened_batches(self) -> Iterator[Any]:
@@ -307,7 +278,7 @@ class Trainer:
         """Whether every epoch is finished, its evaluation included, or the run is out of patience."""
         epoch = self.progress.finished_epochs
         out_of_patience = self.patience is not None and epoch - self.progress.best_epoch >= self.patience
-        return epoch == self.config.epochs or out_of_patience
+        return epoch >= self.config.epochs or out_of_patience
 
     @property
     def at_end_of_epoch(self) -> bool:

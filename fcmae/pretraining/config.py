@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fcmae.data.config import ImagesConfig
-from fcmae.engine.config import VOLATILE_IN_ALL, LoopConfig, OptimConfig
+from fcmae.engine.config import FIXED_IN_ALL, VOLATILE_IN_ALL, LoopConfig, OptimConfig
 
 VOLATILE = (*VOLATILE_IN_ALL, "pictures_every", "probe_data", "probe_every")
+FIXED = (*FIXED_IN_ALL, "decoder.depth", "decoder.dim")
 
 
 @dataclass
@@ -63,6 +64,7 @@ class PretrainConfig:
         seed: of weights, order, augmentation and masks
         device: auto, cpu, cuda, cuda:N or mps
         out: run folder; by default runs/<data>-<model>
+        change: go on with the run in --out though settings differ, and tell which
         pictures_every: epochs between two pictures of reconstructions
         probe_data: labelled images to watch the encoder by (k-NN on its frozen features): folder of classes,
             or one with train/ and val/, or a name as for `fcmae probe`; by default nothing is watched
@@ -86,6 +88,7 @@ class PretrainConfig:
     seed: int = 0
     device: str = "auto"
     out: str | None = None
+    change: bool = False
     pictures_every: int = 10
     probe_data: list[str] | str | None = None
     probe_every: int = 10

@@ -1,21 +1,21 @@
 """Everything about a pre-training run that can be wrong, looked at before the network is built."""
 
-from dataclasses import asdict
-
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import check_counts
 from fcmae.data.config import VAL_FRACTION
 from fcmae.data.index import ImageIndex, check_digest, load_lists, save_lists
+from fcmae.data.moved import move_lists
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import find_opener
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import check_ranges
+from fcmae.engine.history import RunSettings
 from fcmae.engine.run_folder import RunFolder, free_folder
 from fcmae.models.geometry import count_visible, patch_grid, total_stride
 from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
-from fcmae.pretraining.config import VOLATILE, PretrainConfig
+from fcmae.pretraining.config import FIXED, VOLATILE, PretrainConfig
 
 
 def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str | None = None) -> RunFolder:
@@ -38,11 +38,12 @@ def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str |
     if config.probe_data is not None:
         find_opener(config.probe_data).list_splits(VAL_FRACTION, seed=0)
     data = find_opener(config.data)
+    settings = RunSettings.of(config, VOLATILE, FIXED)
     if config.out:
         run = RunFolder(config.out)
     else:
         name = f"{data.name}-{config.model}"
-        run = free_folder(name, asdict(config), VOLATILE, resume=config.loop.resume)
+        run = free_folder(name, settings)
     lists = list_data(config, run, lists_digest)
     num_images = next(iter(data.counts(lists)), config.batch_size)  # else known when the data is opened
     if config.batch_size > num_images:
@@ -53,10 +54,12 @@ def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str |
     Checkpoints(run.checkpoints).check()
     if lists and not run.started:
         check_pixels(lists[0], config.network.in_chans, config.images.value_range, config.images.no_data)
+    run.check(settings)
     if not acquire:
-        run.check(asdict(config), VOLATILE, resume=config.loop.resume)
         return run
-    run.acquire(asdict(config), VOLATILE, resume=config.loop.resume)
+    if config.change and (moved := run.differences(settings).get("data")):
+        move_lists([run.images], *moved)
+    run.acquire(settings)
     if not (run.started or lists_digest) or not run.images.exists():
         save_lists(lists, run.images)
     return run

@@ -13,6 +13,7 @@ from fcmae.core.errors import UserError
 from fcmae.core.world import World
 from fcmae.engine import loggers
 from fcmae.engine.config import LoopConfig
+from fcmae.engine.history import RunSettings
 from fcmae.engine.loggers import LOGGERS, JsonLines, Logger, Loggers, TensorBoard, register_logger
 from fcmae.engine.run_folder import RunFolder
 from tests.engine.toy_run import ToyTask, run_toy
@@ -21,7 +22,7 @@ from tests.engine.toy_run import ToyTask, run_toy
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path)
-    run.acquire({"model": "atto"})
+    run.acquire(RunSettings({"model": "atto"}))
     return run
 
 

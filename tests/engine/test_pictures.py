@@ -8,7 +8,8 @@ import pytest
 from matplotlib.axes import Axes
 from torchvision.io import decode_image
 
-from fcmae.engine.pictures import DPI, draw_curves, plot_curves
+from fcmae.engine.pictures import DPI, draw_curves, plot_curves, plot_schedule
+from fcmae.engine.schedule import plan_of
 
 BROKEN = {"step": 1, "lr": 0.1, "not_finite": "loss", "files": []}
 STEPS: list[dict[str, Any]] = [
@@ -58,3 +59,20 @@ def test_a_picture_is_written_where_there_is_something_to_draw(tmp_path: Path) -
     assert not path.exists()
     draw_curves([*STEPS, *EPOCHS], path, "top1")
     assert decode_image(str(path)).shape[1:] == (round(3.2 * DPI), int(4 * 3.67 * DPI))
+
+
+def test_the_schedule_of_a_run_whose_settings_changed_goes_on_from_there() -> None:
+    """Half the epochs at one rate, then twice the epochs: solid as it is, dashed as it was meant."""
+    plans = [
+        plan_of({"epochs": 10, "batch_size": 256, "optim": {"lr": 1.0, "warmup_epochs": 0}}, 0, 4),
+        plan_of({"epochs": 20, "batch_size": 256, "optim": {"lr": 1.0, "warmup_epochs": 0}}, 20, 4),
+    ]
+    [axes] = plot_schedule(plans).axes
+    first, dropped, change, second = axes.lines
+    assert first.get_xdata()[[0, -1]].tolist() == [0, 5]
+    assert dropped.get_xdata()[[0, -1]].tolist() == [5, 10]
+    assert dropped.get_linestyle() == "--"
+    assert change.get_xdata() == [5, 5]
+    assert second.get_xdata()[[0, -1]].tolist() == [5, 20]
+    assert first.get_ydata()[-1] == pytest.approx(0.5)
+    assert second.get_ydata()[[0, -1]] == pytest.approx([0.5 + 0.5**1.5, 0.0])

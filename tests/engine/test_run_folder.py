@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import yaml
 
 from fcmae.core.errors import UserError
+from fcmae.engine.history import RunSettings
 from fcmae.engine.loggers import JsonLines
-from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.run_folder import RunFolder, free_folder
 
 CONFIG = {"model": "atto", "betas": (0.9, 0.95), "out": Path("somewhere"), "loop": {"keep": 2}, "clip": None}
-VOLATILE = {"out", "loop.keep"}
+VOLATILE = ("out", "loop.keep")
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -23,20 +25,20 @@ def changed(**changes: Any) -> dict[str, Any]:
 def started(path: Path) -> None:
     """A run that has logged its first step."""
     run = RunFolder(path)
-    run.acquire(CONFIG)
+    run.acquire(RunSettings(CONFIG))
     JsonLines(run).log({"step": 1, "loss": 1.0})
 
 
 def test_new_folder_holds_the_config(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a" / "b")
-    assert run.acquire(CONFIG) is False
+    assert run.acquire(RunSettings(CONFIG)) is False
     assert yaml.safe_load(run.config.read_text()) == changed(betas=[0.9, 0.95], out="somewhere")
 
 
 def test_same_run_is_resumed_and_volatile_keys_may_change(tmp_path: Path) -> None:
     started(tmp_path)
     again = changed(out=Path("elsewhere"), loop={"keep": 5})
-    assert RunFolder(tmp_path).acquire(again, VOLATILE) is True
+    assert RunFolder(tmp_path).acquire(RunSettings(again, VOLATILE)) is True
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loop"] == {"keep": 5}
 
 
@@ -45,7 +47,7 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
     before = (tmp_path / "config.yaml").read_bytes()
     other = changed(model="tiny", clip=1.0, loop={"keep": 3}, seed=1)
     with pytest.raises(UserError, match="different run") as caught:
-        RunFolder(tmp_path).acquire(other, VOLATILE)
+        RunFolder(tmp_path).acquire(RunSettings(other, VOLATILE))
     message = str(caught.value)
     for part in (
         "model is atto there and tiny here",
@@ -58,9 +60,9 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
 
 
 def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
-    RunFolder(tmp_path).acquire(CONFIG)
+    RunFolder(tmp_path).acquire(RunSettings(CONFIG))
     (tmp_path / "images.npz").touch()
-    assert RunFolder(tmp_path).acquire(changed(model="tiny")) is False
+    assert RunFolder(tmp_path).acquire(RunSettings(changed(model="tiny"))) is False
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"] == "tiny"
 
 
@@ -88,54 +90,55 @@ def test_a_run_killed_before_its_first_step_leaves_a_folder_it_can_take_again(tm
     ):
         path.touch()
     run.jobs.mkdir()
-    assert run.acquire(CONFIG) is False
+    assert run.acquire(RunSettings(CONFIG)) is False
 
 
 @pytest.mark.parametrize("name", ["features.npz", "notes.tmp", "checkpoints"])
 def test_a_file_that_no_such_run_leaves_is_respected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"not empty, and not a run|checkpoints is a file"):
-        RunFolder(tmp_path).acquire(CONFIG)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG))
 
 
 def test_somebody_elses_config_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("site: mine")
     (tmp_path / "index.html").touch()
     with pytest.raises(UserError, match="not empty, and not a run"):
-        RunFolder(tmp_path).acquire(CONFIG)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG))
     assert (tmp_path / "config.yaml").read_text() == "site: mine"
 
 
 def test_existing_run_is_refused_when_not_resuming(tmp_path: Path) -> None:
     started(tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
-        RunFolder(tmp_path).acquire(CONFIG, resume=False)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG, resume=False))
 
 
 def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="not empty, and not a run"):
-        RunFolder(tmp_path).acquire(CONFIG)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG))
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
 def test_config_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml is not a run's configuration"):
-        RunFolder(tmp_path).acquire(CONFIG)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG))
 
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run: Not a directory.* choose another folder"):
-        RunFolder(tmp_path / "file" / "run").acquire(CONFIG)
+        RunFolder(tmp_path / "file" / "run").acquire(RunSettings(CONFIG))
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.acquire({"a": 1})
+    run.acquire(RunSettings({"a": 1}))
     program = (
-        f"from fcmae.engine.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).acquire({{'a': 1}})"
+        f"from fcmae.engine.history import RunSettings; from fcmae.engine.run_folder import RunFolder; "
+        f"RunFolder({str(tmp_path)!r}).acquire(RunSettings({{'a': 1}}))"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "UserError" in other.stderr
@@ -162,4 +165,72 @@ def test_a_folder_in_the_place_of_a_file_is_told_at_once(tmp_path: Path, name: s
     else:
         path.mkdir()
     with pytest.raises(UserError, match=rf"{name} is a (file|folder), .*move it away"):
-        RunFolder(tmp_path).acquire(CONFIG)
+        RunFolder(tmp_path).acquire(RunSettings(CONFIG))
+
+
+def test_a_run_goes_on_with_other_settings_where_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    started(tmp_path)
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step_000000120.pt").touch()
+    with pytest.raises(UserError, match=r"clip is None there and 1\.0 here; add --change"):
+        run.check(RunSettings(changed(clip=1.0)))
+    settings = RunSettings(changed(clip=1.0), change=True)
+    for _ in range(2):  # a kill may come before the command ends: it is repeated
+        assert RunFolder(tmp_path).acquire(settings)
+    assert "from step 120 with other settings: clip 1.0, was None" in caplog.text
+    assert RunFolder(tmp_path).acquire(RunSettings(changed(clip=1.0)))
+    history = [(entry["step"], entry["settings"]["clip"]) for entry in run.history.read()]
+    assert history == [(0, None), (120, 1.0)]
+
+
+def test_what_no_checkpoint_fits_is_not_changed(tmp_path: Path) -> None:
+    started(tmp_path)
+    settings = RunSettings(changed(model="tiny", clip=1.0), fixed=("model",), change=True)
+    with pytest.raises(UserError, match=r"cannot go on like that: model is atto there and tiny here"):
+        RunFolder(tmp_path).check(settings)
+    with pytest.raises(UserError) as caught:
+        RunFolder(tmp_path).check(replace(settings, change=False))
+    assert "--change" not in str(caught.value)
+
+
+def test_only_a_run_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = RunSettings(CONFIG, change=True)
+    with pytest.raises(UserError, match="holds no run that could go on"):
+        RunFolder("new").check(settings)
+    with pytest.raises(UserError, match="by --out"):
+        free_folder("digits", settings)
+
+
+def test_settings_that_a_later_version_adds_block_no_run_where_they_are_as_before(tmp_path: Path) -> None:
+    started(tmp_path)
+    later = RunSettings(changed(new=3, open=None), defaults={"new": 3, "open": None})
+    assert RunFolder(tmp_path).check(later)
+    with pytest.raises(UserError, match="new is absent there and 4 here"):
+        RunFolder(tmp_path).check(replace(later, values=changed(new=4, open=None)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"model: tiny", None])
+def test_a_damaged_file_of_settings_costs_nothing(tmp_path: Path, content: bytes | None) -> None:
+    started(tmp_path)
+    run = RunFolder(tmp_path)
+    whole = run.config.read_bytes()
+    run.config.unlink()
+    if content is not None:
+        run.config.write_bytes(content)
+    assert run.acquire(RunSettings(CONFIG))
+    assert run.config.read_bytes() == whole
+
+
+def test_a_run_without_a_history_gets_one(tmp_path: Path) -> None:
+    started(tmp_path)
+    run = RunFolder(tmp_path)
+    for content in (None, b"damaged"):
+        run.history.path.unlink()
+        if content:
+            run.history.path.write_bytes(content)
+        assert RunFolder(tmp_path).acquire(RunSettings(CONFIG))
+        assert [entry["step"] for entry in run.history.read()] == [0]

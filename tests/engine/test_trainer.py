@@ -13,6 +13,7 @@ import torch
 from fcmae.core.errors import UserError
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
 from fcmae.engine.config import OptimConfig
+from fcmae.engine.history import RunSettings
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate
 from fcmae.engine.trainer import Trainer
@@ -172,7 +173,7 @@ def test_a_trainer_is_whole_before_it_resumes(tmp_path: Path) -> None:
     run_toy(tmp_path / "whole", ToyTask(signal_after=(1, signal.SIGTERM)))
     task = ToyTask()
     run = RunFolder(tmp_path / "step")
-    run.acquire({"task": "toy"})
+    run.acquire(RunSettings({"task": "toy"}))
     Trainer(task, toy_config(), torch.device("cpu"), run).step()
     assert_same(task.model.state_dict(), final_state(tmp_path / "whole")["model"])
 
@@ -302,3 +303,30 @@ def test_compiling_keeps_the_names_and_the_shapes(tmp_path: Path, monkeypatch: p
     task = ToyTask(signal_after=(1, signal.SIGTERM))
     run_toy(tmp_path, task, compile=True)
     assert compiled == [(task.model, {"dynamic": False})]
+
+
+def test_a_run_goes_on_with_other_settings(tmp_path: Path) -> None:
+    """More epochs and another rate: from there on as one that had them in its checkpoint's place."""
+    run_toy(tmp_path, ToyTask(), weight_decay=0.1)
+    task = ToyTask()
+    assert run_toy(tmp_path, task, epochs=EPOCHS + 2, base_lr=0.1, weight_decay=0.2).steps == TOTAL + 10
+    assert task.evaluated == [4, 5]
+    groups = final_state(tmp_path)["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.2]
+    config = OptimConfig(base_lr=0.1, warmup_epochs=1.0)
+    options = {"config": config, "batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH}
+    rates = [learning_rate(step - 1, epochs=EPOCHS + 2, **options) for step in (17, 19, 20, 22, 24, 25)]
+    assert [record["lr"] for record in RunFolder(tmp_path).records() if "lr" in record][-6:] == rates
+
+
+def test_fewer_epochs_than_are_done_are_done(tmp_path: Path) -> None:
+    run_toy(tmp_path, ToyTask())
+    assert run_toy(tmp_path, ToyTask(), epochs=1, warmup_epochs=0.0).interrupted is None
+
+
+def test_a_checkpoint_of_another_network_is_told(tmp_path: Path) -> None:
+    run_toy(tmp_path, ToyTask(signal_after=(7, signal.SIGTERM)))
+    task = ToyTask()
+    task.model.append(torch.nn.Linear(1, 1))
+    with pytest.raises(UserError, match=r"checkpoints: the newest .* does not fit .*another --out"):
+        run_toy(tmp_path, task)

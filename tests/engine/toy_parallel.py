@@ -23,6 +23,7 @@ from fcmae.core.distributed import (
 )
 from fcmae.core.errors import UserError
 from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.history import RunSettings
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
@@ -115,7 +116,7 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
     """Train it; return the summary, and the weights that the task is left with."""
     run = RunFolder(folder)
     if current_world().is_rank_zero:
-        run.acquire({"task": "parallel toy"})
+        run.acquire(RunSettings({"task": "parallel toy"}))
     optim = OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps)
     options = LoopConfig(**{"save_minutes": 0.0, "log_every": 1, "agree_seconds": 0.0, **loop})
     config = ToyConfig(optim, options, epochs=EPOCHS, batch_size=BATCH)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.engine.config import LoopConfig, OptimConfig
+from fcmae.engine.history import RunSettings
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
@@ -111,10 +112,12 @@ class ToyConfig:
 def toy_config(**options: Any) -> ToyConfig:
     """Return settings of a toy run; the options are those of OptimConfig and LoopConfig."""
     options = {"base_lr": 0.3, "warmup_epochs": 1.0, "save_minutes": 0.0, "log_every": 2, **options}
+    epochs = options.pop("epochs", EPOCHS)
     names = LoopConfig.__dataclass_fields__
     return ToyConfig(
         OptimConfig(**{name: value for name, value in options.items() if name not in names}),
         LoopConfig(**{name: value for name, value in options.items() if name in names}),
+        epochs,
     )
 
 
@@ -129,5 +132,5 @@ def run_toy(
     """Train a toy task; the options are those of OptimConfig and LoopConfig."""
     config = toy_config(**{"accumulation_steps": task.accumulation_steps, **options})
     run = RunFolder(folder)
-    run.acquire({"task": "toy"})
+    run.acquire(RunSettings({"task": "toy"}))
     return train(task, config, device=torch.device("cpu"), run=run, best=best, patience=patience)

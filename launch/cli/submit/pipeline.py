@@ -8,7 +8,7 @@ import yaml
 
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
-from fcmae.engine.run_folder import plain
+from fcmae.engine.history import plain
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue, refuse_second_job
 from fcmae.launch.cli.submit.request import Request, read_request

@@ -21,9 +21,10 @@ from fcmae.data.index import describe_lists
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.loggers import JsonLines
 from fcmae.launch.cli import pretrain
+from fcmae.launch.cli.main import main
 from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
 from fcmae.pretraining.prepare import list_data, prepare
-from tests.launch.toys import help_of, refusal, squeezed
+from tests.launch.toys import help_of, make_pictures, refusal, squeezed
 
 
 def pretrain_refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -152,6 +153,34 @@ def test_resuming_with_other_settings(started_run: Path, capsys: pytest.CaptureF
     assert "model is convnextv2_atto there and convnext_tiny here" in error
     assert "mask_ratio is 0.6 there and 0.5 here" in error
     assert "hoose another folder" in error
+
+
+def test_a_run_goes_on_with_more_epochs_and_images_that_moved(
+    pictures: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["pretrain", "--config", "tiny.yaml"]) == 0
+    Path("images").rename("moved")
+    again = ["pretrain", "--config", "tiny.yaml", "--epochs", "4", "--data", "moved"]
+    assert "data is images there and moved here" in pretrain_refusal(capsys, *again[3:])
+    assert main([*again, "--change", "--optim.clip-grad", "1"]) == 0
+    for change in ("epochs 4, was 2", "data moved, was images", "optim.clip_grad 1.0, was None"):
+        assert change in caplog.text
+    assert "done: 8 steps" in capsys.readouterr().out
+    assert Path("run/schedule.png").is_file()
+    assert not list(Path("run").glob("broken*"))
+    assert main([*again, "--optim.clip-grad", "1"]) == 0
+
+
+def test_images_that_are_not_where_they_are_said_to_have_moved(
+    started_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(Path("other"), 2)
+    for options, said in (
+        (["--data", "other"], "does not exist: other must hold what images held"),
+        (["--data", "digits"], "only a folder of images can have moved"),
+        (["--decoder.dim", "4"], "decoder.dim is 8 there and 4 here"),
+    ):
+        assert said in pretrain_refusal(capsys, "--change", *options)
 
 
 def test_resuming_is_refused_where_it_is_not_wanted(
