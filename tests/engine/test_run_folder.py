@@ -68,14 +68,14 @@ def test_settings_may_be_mended_until_the_first_step(tmp_path: Path) -> None:
 
 def test_what_was_measured_of_other_images_is_forgotten(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    run.acquire(CONFIG)
+    run.acquire(RunSettings(CONFIG))
     run.statistics.write_text("{}")
     run._held_lock = None
-    RunFolder(tmp_path / "run").acquire(CONFIG)
+    RunFolder(tmp_path / "run").acquire(RunSettings(CONFIG))
     assert not run.statistics.exists()
     run.statistics.write_text("{}")
     run.log_file.write_text("")
-    assert RunFolder(tmp_path / "run").acquire(CONFIG)
+    assert RunFolder(tmp_path / "run").acquire(RunSettings(CONFIG))
     assert run.statistics.exists()
 
 
