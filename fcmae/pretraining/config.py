@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from fcmae.core.errors import UserError
 from fcmae.data.config import ImagesConfig
 from fcmae.engine.config import FIXED_IN_ALL, VOLATILE_IN_ALL, LoopConfig, OptimConfig
 
@@ -47,6 +48,38 @@ class DecoderConfig:
 
 
 @dataclass
+class PretrainAugmentConfig:
+    """Augmentation beside crops, flips and turns; by default there is none.
+
+    Args:
+        color_jitter: largest change of brightness and contrast and, of 3 channels, saturation: 0 to 1
+        grey: probability that an image of 3 channels is turned to grey
+        blur: probability that an image is blurred, by 0.1 to 2 pixels
+        channel_drop: probability that a channel is left out, seen as 0 and not asked for; one is always kept
+    """
+
+    color_jitter: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    channel_drop: float = 0.0
+
+    def check(self, channels: int) -> None:
+        """Refuse values that cannot be, or not for images of so many channels.
+
+        Raises:
+            UserError: names the setting, its value and the remedy
+        """
+        for name, value in asdict(self).items():
+            if not 0 <= value <= 1:
+                raise UserError(f"augment.{name} is {value:g}: it goes from 0, which turns it off, to 1")
+        for name, fits, what in (("grey", channels == 3, "3"), ("channel_drop", channels > 1, "several")):
+            if getattr(self, name) > 0 and not fits:
+                raise UserError(
+                    f"augment.{name} is for images of {what} channels, not {channels}: set it to 0"
+                )
+
+
+@dataclass
 class PretrainConfig:
     """What to pre-train on what, and how long.
 
@@ -72,7 +105,8 @@ class PretrainConfig:
         network: the encoder, beside its name
         decoder: the decoder
         optim: optimiser and schedule
-        images: reading and augmenting images
+        images: reading, cropping and mirroring images
+        augment: augmentation beside that
         loop: precision, logging and checkpoints
     """
 
@@ -96,6 +130,7 @@ class PretrainConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    augment: PretrainAugmentConfig = field(default_factory=PretrainAugmentConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def model_options(self) -> dict[str, Any]:

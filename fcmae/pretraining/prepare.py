@@ -107,4 +107,5 @@ def check(config: PretrainConfig) -> None:
     config.optim.check(config.epochs, config.batch_size)
     config.loop.check()
     config.images.check()
+    config.augment.check(config.network.in_chans)
     check_device(config.device)

@@ -29,6 +29,7 @@ from fcmae.models.card import Card
 from fcmae.models.kernels.selftest import Example
 from fcmae.models.mask import Mask
 from fcmae.models.storage import save_weights
+from fcmae.pretraining.augment import Augmentation, Drawn
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.knn import KnnProbe
 from fcmae.pretraining.masking import patchify, random_mask, random_mask_of_data
@@ -73,6 +74,7 @@ class PretrainTask(Task):
     def __init__(self, config: PretrainConfig, run: RunFolder, device: torch.device) -> None:
         self.config, self.run, self.device = config, run, device
         self.model = FCMAE(**config.model_options())
+        self.augmentation = Augmentation(config.augment, config.network.in_chans)
         lists = load_lists(run.images)
         self.listed = describe_lists(lists)
         options = SourceOptions(
@@ -93,7 +95,11 @@ class PretrainTask(Task):
             lambda: measure_statistics(self.source, channels, size, workers=workers),
         )
         transform = partial(
-            add_mask, channels=channels, grid=self.model.grid, num_visible=self.model.num_visible
+            add_mask,
+            channels=channels,
+            grid=self.model.grid,
+            num_visible=self.model.num_visible,
+            augmentation=self.augmentation,
         )
         crop = training_crop(self.model.image_size, channels, config.images)
         self.dataset = ImageDataset(self.source, transform, config.seed, crop)
@@ -130,8 +136,10 @@ class PretrainTask(Task):
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.broken.add(self.source, batch.broken)
-        images, visible = batch.to(self.device).data
-        _, there = split_validity(images, len(self.mean))
+        images, visible, drawn = batch.to(self.device).data
+        images, there = split_validity(images, len(self.mean))
+        if drawn:
+            images, there = self.augmentation.apply(images, there, drawn)
         images = to_float(images, self.mean, self.std)
         loss, _, _ = self.model(images, Mask(visible, self.model.grid), there=there)
         return loss, {}
@@ -193,20 +201,25 @@ def encoder_card(
     )
 
 
-def add_mask(image: Tensor, channels: int, grid: tuple[int, int], num_visible: int) -> tuple[Tensor, Tensor]:
-    """Draw the visible patches of an image: in the reader, so that they depend on the sample's seed.
+def add_mask(
+    image: Tensor, channels: int, grid: tuple[int, int], num_visible: int, augmentation: Augmentation
+) -> tuple[Tensor, Tensor, Drawn]:
+    """Draw the visible patches of an image, and its colours: in the reader, so that its seed decides.
 
     Args:
         image: uint8 (C, H, W), or (2 C, H, W), see `fcmae.data.validity`
         channels: C
         grid: (h, w), rows and columns of patches
         num_visible: V
+        augmentation: draws by what the image will be changed
 
     Returns:
-        the image, and int64 (V,)
+        the image, int64 (V,) and what was drawn
     """
     there = split_validity(image, channels)[1]
     if there is None:
-        return image, random_mask(1, grid, num_visible).visible[0]
+        visible = random_mask(1, grid, num_visible).visible[0]
+        return image, visible, augmentation.draw()
     has_data = patchify(there[None], image.shape[-1] // grid[1]).any(-1)
-    return image, random_mask_of_data(has_data, grid, num_visible).visible[0]
+    visible = random_mask_of_data(has_data, grid, num_visible).visible[0]
+    return image, visible, augmentation.draw()
