@@ -17,9 +17,10 @@ from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
-from fcmae.data.index import describe_lists, load_lists
+from fcmae.data.index import load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
+from fcmae.data.sources import find_opener
 from fcmae.data.statistics import measure_statistics, settle_statistics
 from fcmae.data.transforms import to_float, training_crop
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
@@ -80,7 +81,8 @@ class FinetuneTask(Task):
         from timm.utils import ModelEmaV3
 
         self.run, self.device = run, device
-        self.listed = describe_lists(load_lists(run.train_images, run.val_images))
+        lists = load_lists(run.train_images, run.val_images)
+        self.listed = find_opener(config.data).describe(lists)
         self.train_data, self.val_data = open_data(config, run)
         self.workers = choose_workers(device, config.images.workers)
         self.mean, self.std = self._settle_statistics(config)

@@ -13,10 +13,10 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
-from fcmae.data.index import describe_lists, load_lists
+from fcmae.data.index import load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
-from fcmae.data.sources import SourceOptions, open_source
+from fcmae.data.sources import SourceOptions, find_opener, open_source
 from fcmae.data.statistics import measure_statistics, settle_statistics
 from fcmae.data.transforms import resize_center_crop, to_float, training_crop
 from fcmae.data.validity import split_validity
@@ -76,7 +76,7 @@ class PretrainTask(Task):
         self.model = FCMAE(**config.model_options())
         self.augmentation = Augmentation(config.augment, config.network.in_chans)
         lists = load_lists(run.images)
-        self.listed = describe_lists(lists)
+        self.listed = find_opener(config.data).describe(lists)
         options = SourceOptions(
             config.network.in_chans,
             self.model.image_size[0],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fcmae.data.sources.base import Opener, SourceOptions, Spec
 from fcmae.data.sources.digits import DigitsOpener
 from fcmae.data.sources.folder import FolderOpener
+from fcmae.data.sources.huggingface import HuggingFaceOpener
 from fcmae.data.sources.listing import ListOpener
 from fcmae.data.sources.several import SeveralOpener
 from fcmae.data.sources.table import TableOpener
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
 OPENERS: list[type[Opener]] = [  # the first that matches is taken
-    DigitsOpener, TimmOpener, UnreadOpener, TarOpener, ListOpener, TableOpener, FolderOpener,
+    DigitsOpener, TimmOpener, UnreadOpener, TarOpener, ListOpener, HuggingFaceOpener, TableOpener, FolderOpener,
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fcmae.core.errors import UserError
 from fcmae.data.config import DATA_ROOT, VAL_FRACTION
-from fcmae.data.index import ImageIndex
+from fcmae.data.index import ImageIndex, describe_lists
 
 if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
@@ -114,6 +114,14 @@ class Opener(ABC):
             lists: of this data
         """
         return [len(index) for index in lists]
+
+    def describe(self, lists: Sequence[ImageIndex]) -> dict[str, int | str]:
+        """Return what tells the data from others, wherever they lie: how many images, and a digest.
+
+        Args:
+            lists: those that the run keeps
+        """
+        return describe_lists(list(lists))
 
     def val_classes(self) -> list[str]:
         """List the classes of the images to measure on; none where only opening tells.
