@@ -5,7 +5,6 @@ import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +184,7 @@ class HuggingFaceOpener(Opener):
             UserError: the column holds no single labels, or none at all
         """
         column = self.find_column("label", files)
-        noted = files[0].features().get(column)
+        noted = files[0].features().get(column, {})
         values = [file.batch(i, column) for file in files for i in range(len(file.ends))]
         kind = files[0].schema.field(column).type
         if kind_of(noted) == "ClassLabel":
@@ -218,7 +217,7 @@ class RowsSource:
 
     def __init__(self, files: list[RowFile], column: str, options: SourceOptions) -> None:
         self.files, self.column, self.options = files, column, options
-        self.ends = list(accumulate(map(len, files)))
+        self.ends: list[int] = np.cumsum([len(file) for file in files], dtype=np.int64).tolist()
 
     def __len__(self) -> int:
         return self.ends[-1]

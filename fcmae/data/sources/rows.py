@@ -6,9 +6,11 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fcmae.core.errors import UserError
 from fcmae.data.classes import RARE_VAL_NAMES, TRAIN_NAMES, VAL_NAMES, some
@@ -76,7 +78,7 @@ class ArrowFile(RowFile):
             reader = pyarrow.ipc.open_file(mapped)
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self.schema = reader.schema
-        self.ends = list(accumulate(len(batch) for batch in self.batches))
+        self.ends = np.cumsum([len(batch) for batch in self.batches], dtype=np.int64).tolist()
 
     def batch(self, number: int, column: str) -> Any:
         return self.batches[number].column(column)
@@ -91,7 +93,7 @@ class ParquetRows(RowFile):
         metadata = self._file().metadata
         self.schema = self._file().schema_arrow
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        self.ends = list(accumulate(group.num_rows for group in groups))
+        self.ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64).tolist()
         self.bytes_per_group = sum(group.total_byte_size for group in groups) // max(len(groups), 1)
 
     def _file(self) -> Any:
