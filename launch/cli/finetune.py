@@ -61,8 +61,8 @@ def with_default_recipe(argv: list[str]) -> list[str]:
     return [*complete[:2], *left_out, *complete[2:]]  # before what is given, which wins
 
 
-def find_run(config: FinetuneConfig, acquire: bool) -> RunFolder:
-    """Check all that can be wrong with a run, and return its folder.
+def find_run(config: FinetuneConfig, acquire: bool) -> tuple[FinetuneConfig, RunFolder]:
+    """Check all that can be wrong with a run, and return its settings, resolved, and its folder.
 
     Args:
         acquire: whether to make the folder the run's own; else nothing is written
@@ -70,7 +70,7 @@ def find_run(config: FinetuneConfig, acquire: bool) -> RunFolder:
     Raises:
         UserError: anything that would make the run fail later
     """
-    return prepare(config, acquire=acquire)[1]
+    return prepare(config, acquire=acquire)
 
 
 def train(config: FinetuneConfig, lists_digest: str | None = None) -> int:

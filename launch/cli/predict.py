@@ -1,20 +1,27 @@
 """`fcmae predict`: classify a folder of images."""
 
+from typing import Any
+
 from fcmae.core.settings import Parser
 from fcmae.launch.cli.parsers import images_parser, read_images_options
 from fcmae.launch.cli.report import print_table
 
 
 def run(argv: list[str]) -> int:
-    """Classify the images; return the exit status.
+    """Classify the images; return the exit status."""
+    options = read(argv)
+    from fcmae.finetune.predict import predict  # imports torch
+
+    return print_table(*predict(**vars(options)), options.out)
+
+
+def read(argv: list[str]) -> Any:
+    """Return the options that a command line gives, checked without torch.
 
     Raises:
         UserError: an option that cannot be, or weights, images or a place to write that are not there
     """
-    options = read_images_options(make_parser(), argv)
-    from fcmae.finetune.predict import predict  # imports torch
-
-    return print_table(*predict(**vars(options)), options.out)
+    return read_images_options(make_parser(), argv)
 
 
 def make_parser() -> Parser:

@@ -39,8 +39,8 @@ def read(argv: list[str]) -> PretrainConfig:
     return to_settings(PretrainConfig, make_parser().read(with_recipe(argv, "fcmae.pretraining", default)))
 
 
-def find_run(config: PretrainConfig, acquire: bool) -> RunFolder:
-    """Check all that can be wrong with a run, and return its folder.
+def find_run(config: PretrainConfig, acquire: bool) -> tuple[PretrainConfig, RunFolder]:
+    """Check all that can be wrong with a run, and return its settings, resolved, and its folder.
 
     Args:
         acquire: whether to make the folder the run's own; else nothing is written
@@ -48,7 +48,7 @@ def find_run(config: PretrainConfig, acquire: bool) -> RunFolder:
     Raises:
         UserError: anything that would make the run fail later
     """
-    return prepare(config, acquire=acquire)
+    return config, prepare(config, acquire=acquire)
 
 
 def train(config: PretrainConfig, lists_digest: str | None = None) -> int:

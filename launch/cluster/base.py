@@ -72,8 +72,8 @@ class Cluster(ABC):
         """
 
     def preview(self, submission: Submission) -> str:
-        """Return what would be queued, for a person to read: by default the command lines."""
-        return "\n".join(job.command_line for job in submission.jobs)
+        """Return what the cluster would be given besides command lines, for a person to read: a script."""
+        return ""
 
     @abstractmethod
     def submit(self, submission: Submission) -> list[str]:

@@ -17,12 +17,14 @@ class Job:
         argv: its options
         folder: absolute; of its run, or for the record of a job that has no run
         workers: processes that read images beside each that computes, where the settings name a number
+        batch: how many images each process takes at once, for a person to read
     """
 
     command: str
     argv: list[str]
     folder: Path
     workers: int | None = None
+    batch: str = ""
 
     @property
     def command_line(self) -> str:

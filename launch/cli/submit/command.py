@@ -66,7 +66,7 @@ def submit_one(name: str, argv: list[str], request: Request) -> int:
         return JOB_COMMANDS[name].run(argv)
     job = resolve(name, argv, request.options, acquire=False)
     if request.dry_run:
-        print(preview([job], request, job.folder))
+        print(preview([([job], request)], job.folder))
         return 0
     check([job], request, job.folder)
     job = resolve(name, argv, request.options, acquire=True)

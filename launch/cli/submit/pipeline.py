@@ -1,18 +1,17 @@
 """`fcmae submit pipeline`: steps one after another, each on the weights of the one before."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from fcmae.core.errors import UserError
-from fcmae.core.files import write_atomically
-from fcmae.engine.history import plain
+from fcmae.data.index import save_lists
+from fcmae.engine.run_folder import RunFolder
+from fcmae.finetune.prepare import list_data
+from fcmae.launch.cli.recipes import take_option
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue, refuse_second_job
 from fcmae.launch.cli.submit.request import Request, read_request
-from fcmae.launch.cli.submit.resolve import check_measuring, read_training, resolve
+from fcmae.launch.cli.submit.resolve import freeze, read_training, resolve, resolve_measuring
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import JobOptions
 from fcmae.launch.cluster.registry import CLUSTERS
@@ -32,7 +31,8 @@ def submit_pipeline(argv: list[str]) -> int:
         UserError: anything that can be known to fail, before anything is queued
     """
     before, *steps = split(argv)
-    root, job_argv = take_root(before)
+    out, job_argv = take_option(before, "--out")
+    root = Path(out or "runs/pipeline").absolute()
     request = read_request("pipeline", job_argv)
     if not request.cluster.waits or request.sweep:
         able = " or ".join(name for name, cluster in CLUSTERS.items() if cluster.waits)
@@ -45,7 +45,7 @@ def submit_pipeline(argv: list[str]) -> int:
     jobs = plan(steps, root, request.options, acquire=False)
     first = request_of(jobs[0], request)
     if request.dry_run:
-        print(preview(jobs[:1], first, root))
+        print(preview([([job], request_of(job, request)) for job in jobs], root))
         return 0
     check(jobs[:1], first, root)
     for job in jobs[1:]:
@@ -75,20 +75,6 @@ def split(argv: list[str]) -> list[list[str]]:
     return parts
 
 
-def take_root(argv: list[str]) -> tuple[Path, list[str]]:
-    """Return the pipeline's folder (--out, or runs/pipeline), absolute, and the other options."""
-    out, rest = Path("runs/pipeline"), []
-    following = iter(argv)
-    for word in following:
-        if word == "--out":
-            out = Path(next(following, "runs/pipeline"))
-        elif word.startswith("--out="):
-            out = Path(word.removeprefix("--out="))
-        else:
-            rest.append(word)
-    return out.absolute(), rest
-
-
 def plan(steps: list[list[str]], root: Path, options: JobOptions, *, acquire: bool) -> list[Job]:
     """Return the jobs of the steps, each told where the weights of the one before will be.
 
@@ -111,46 +97,54 @@ def plan(steps: list[list[str]], root: Path, options: JobOptions, *, acquire: bo
         label = name if names.count(name) == 1 else f"{name}-{names[: number + 1].count(name)}"
         folder = root / label
         if not JOB_COMMANDS[name].trains:
-            jobs.append(plan_measuring(name, argv, folder, weights))
+            jobs.append(plan_measuring(name, argv, folder, weights, options))
             continue
         if weights is None:
             jobs.append(resolve(name, [*argv, "--out", str(folder)], options, acquire=acquire))
         elif name != "finetune":
             raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
         else:
-            given = ["--init", str(weights), "--out", str(folder)]
-            config = read_training(name, [*argv, *given], options)
-            recipe = root / f"{label}.yaml"
-            if acquire:
-                write_settings(config, recipe)
-            jobs.append(Job(name, ["--config", str(recipe)], folder, config.images.workers))
+            jobs.append(plan_finetuning([*argv, "--init", str(weights)], folder, options, acquire=acquire))
         weights = folder
     return jobs
 
 
-def plan_measuring(name: str, argv: list[str], folder: Path, weights: Path | None) -> Job:
+def plan_finetuning(argv: list[str], folder: Path, options: JobOptions, *, acquire: bool) -> Job:
+    """Return the job of a fine-tuning whose first weights are not there yet; its images are listed now.
+
+    Raises:
+        UserError: a setting that cannot be, or no images
+    """
+    config = read_training("finetune", [*argv, "--out", str(folder)], options)
+    run = RunFolder(folder)
+    if acquire and not run.started:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_lists(list_data(config, run), run.train_images, run.val_images)
+    return freeze("finetune", config, run, options, write=acquire)
+
+
+def plan_measuring(
+    name: str, argv: list[str], folder: Path, weights: Path | None, options: JobOptions
+) -> Job:
     """Return the job of a step that measures the weights of the step before, or those that its options name.
 
     Raises:
         UserError: an option that cannot be
     """
-    given = [] if weights is None else ["--weights", str(weights)]
-    out = ["--out", str(folder / "report")] if name == "evaluate" else []
-    complete = [*argv, *given, *out]
-    workers = check_measuring(name, complete, weights_exist=weights is None)
-    return Job(name, complete, folder, workers)
-
-
-def write_settings(config: Any, path: Path) -> None:
-    """Write resolved settings as a recipe, for a run whose folder is acquired later."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as file:
-        file.write(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
+    out, given = JOB_COMMANDS[name].out, [] if weights is None else ["--weights", str(weights)]
+    before = [] if out is None else ["--out", str(folder / out)]
+    alone = measuring_options(options)
+    return resolve_measuring(name, argv, folder, alone, before, given)
 
 
 def request_of(job: Job, request: Request) -> Request:
-    """Return what is asked for a step: one that measures gets one process, on one GPU where there are any."""
+    """Return what is asked for a step."""
     if JOB_COMMANDS[job.command].trains:
         return request
-    gpus = None if request.options.gpus_per_node is None else 1
-    return replace(request, options=replace(request.options, nodes=1, tasks_per_node=1, gpus_per_node=gpus))
+    return replace(request, options=measuring_options(request.options))
+
+
+def measuring_options(options: JobOptions) -> JobOptions:
+    """Return what is asked for a step that measures: one process, on one GPU where there are any."""
+    gpus = None if options.gpus_per_node is None else 1
+    return replace(options, nodes=1, tasks_per_node=1, gpus_per_node=gpus)

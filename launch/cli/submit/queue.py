@@ -11,9 +11,29 @@ from fcmae.launch.cluster.records import Record, read_record, write_record
 from fcmae.launch.cluster.registry import find_cluster
 
 
-def preview(jobs: list[Job], request: Request, root: Path) -> str:
-    """Return what would be queued, for a person to read. Takes what `check` takes."""
-    return request.cluster.preview(_submission(jobs, request, root, expected(RunFolder(root).code)))
+def preview(steps: list[tuple[list[Job], Request]], root: Path) -> str:
+    """Return what would be queued, for a person to read: each job's command line, and the cluster's scripts.
+
+    Args:
+        steps: jobs, several as an array, and what is asked for them; each step waits for the one before
+        root: absolute; the folder of the whole
+    """
+    code = expected(RunFolder(root).code)
+    total = sum(len(jobs) for jobs, _ in steps)
+    lines: list[str] = []
+    scripts: list[str] = []
+    number = 0
+    for place, (jobs, request) in enumerate(steps):
+        before = f"JOB_{number}" if place else None
+        for job in jobs:
+            number += 1
+            waits = f", after {number - 1} is done" if place else ""
+            lines += [f"# {number} of {total}{waits}: {job.batch}; folder {job.folder}", job.command_line]
+        script = request.cluster.preview(_submission(jobs, request, root, code, before))
+        if script:
+            which = f"{number}" if len(jobs) == 1 else f"{number - len(jobs) + 1} to {number}, one array"
+            scripts += ["", f"# what the cluster is given for {which}", script]
+    return "\n".join([*lines, *scripts])
 
 
 def check(jobs: list[Job], request: Request, root: Path) -> None:

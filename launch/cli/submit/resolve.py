@@ -1,14 +1,23 @@
 """From a command line to a job: settings checked, resolved and kept in the folder of its run."""
 
+import hashlib
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fcmae.core.device import check_device_name
 from fcmae.core.errors import UserError
+from fcmae.core.files import write_atomically
+from fcmae.data.index import describe_lists
+from fcmae.engine.history import plain
 from fcmae.engine.run_folder import RunFolder
+from fcmae.launch.cli.recipes import LISTS_DIGEST
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
+from fcmae.launch.cluster.code import DIGITS
 from fcmae.launch.cluster.job import Job
 from fcmae.launch.cluster.options import JobOptions
 
@@ -27,19 +36,55 @@ def resolve(name: str, argv: list[str], options: JobOptions, *, acquire: bool) -
     """
     find_run = JOB_COMMANDS[name].find_run
     if find_run is None:
-        workers = check_measuring(name, argv)
         folder = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-        return Job(name, argv, folder, workers)
+        return resolve_measuring(name, argv, folder, options)
     config = read_training(name, argv, options)
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
     # The lock on the folder is let go of with the object: the job takes it.
-    folder = find_run(replace(config, device=device), acquire).path.absolute()
-    return Job(name, resolved_argv(folder), folder, config.images.workers)
+    resolved, run = find_run(replace(config, device=device), acquire)
+    return freeze(name, replace(resolved, device=config.device), run, options, write=acquire)
 
 
-def resolved_argv(folder: Path) -> list[str]:
-    """Return the options that go on with the run in a folder."""
-    return ["--config", str(RunFolder(folder).config), "--out", str(folder), "--loop.resume", "true"]
+def freeze(name: str, config: Any, run: RunFolder, options: JobOptions, *, write: bool) -> Job:
+    """Return the job of a command that trains, with settings and list of images as they are now.
+
+    The settings lie beside the notes on the run's jobs, in a file named by its content, which no later job
+    changes. The list lies in the run's folder, and the job is told its digest.
+
+    Args:
+        name: of the command
+        config: its settings
+        run: the run's folder
+        options: what the job asks of the cluster
+        write: whether to write the settings
+    """
+    folder, list_data = run.path.absolute(), JOB_COMMANDS[name].list_data
+    text = yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True).encode()
+    settings = RunFolder(folder).jobs / f"{hashlib.sha256(text).hexdigest()[:DIGITS]}.yaml"
+    if write:
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(settings) as file:
+            file.write(text)
+    argv = ["--config", str(settings), "--out", str(folder), "--loop.resume", "true"]
+    lists = list_data(config, run) if list_data else []
+    if lists:
+        argv += [LISTS_DIGEST, str(describe_lists(lists)["digest"])]
+    return Job(name, argv, folder, config.images.workers, describe_batch(config, options.processes))
+
+
+def describe_batch(config: Any, processes: int) -> str:
+    """Return how the batch of a training is cut, for a person to read."""
+    steps = config.optim.accumulation_steps
+    factors = [counted(processes, "process", "es")]
+    if steps > 1:
+        factors.append(counted(steps, "accumulation step"))
+    images = counted(config.batch_size // (processes * steps), "image")
+    return f"batch {config.batch_size} = {' x '.join([*factors, images])}"
+
+
+def counted(count: int, noun: str, plural: str = "s") -> str:
+    """Return a number and a noun, which is in the plural unless there is one."""
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def read_training(name: str, argv: list[str], options: JobOptions) -> Any:
@@ -59,19 +104,34 @@ def read_training(name: str, argv: list[str], options: JobOptions) -> Any:
     return config
 
 
-def check_measuring(name: str, argv: list[str], weights_exist: bool = True) -> int | None:
-    """Check the options of a command that measures; whether its device is there, the job will see.
+def resolve_measuring(
+    name: str,
+    argv: list[str],
+    folder: Path,
+    options: JobOptions,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> Job:
+    """Check the options of a command that measures, and return its job; its device the job will look for.
 
-    Returns:
-        how many processes are to read images, where the options say so
+    Args:
+        name: of the command
+        argv: its options
+        folder: absolute; for the record of the job
+        options: what the job asks of the cluster
+        before: options that those of `argv` win over, not checked: the job's folder is yet to be made
+        after: options that win: weights that are not there yet; where there are any, no file is checked
 
     Raises:
-        UserError: an option that cannot be, or weights that cannot be measured so, where they exist
+        UserError: an option that cannot be, weights that cannot be measured so, or several processes for a
+            command that runs in one
     """
     command = JOB_COMMANDS[name]
-    options = command.make_parser().read(argv)
-    check_device_name(options.device)
-    if weights_exist:
+    if options.processes > 1 and command.alone:
+        raise UserError(f"fcmae {name} runs in one process: {options.processes} are asked for")
+    given = command.make_parser().read([*argv, *after])
+    check_device_name(given.device)
+    if not after:
         command.read([*argv, "--device", "auto"])
-    workers: int | None = options.workers
-    return workers
+    batch = f"{counted(options.processes, 'process', 'es')} x {given.batch_size} images"
+    return Job(name, [*before, *argv, *after], folder, given.workers, batch)

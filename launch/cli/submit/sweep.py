@@ -29,7 +29,7 @@ def submit_sweep(name: str, argv: list[str], request: Request) -> int:
     ]
     jobs = [resolve(name, each, request.options, acquire=False) for each in swept]
     if request.dry_run:
-        print(preview(jobs, request, root))
+        print(preview([(jobs, request)], root))
         return 0
     check(jobs, request, root)
     jobs = [resolve(name, each, request.options, acquire=True) for each in swept]

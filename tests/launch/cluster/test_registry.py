@@ -74,7 +74,7 @@ def test_a_registered_cluster_is_asked_what_it_can(
     folder: Path, background: Background, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*SUBMIT, "--dry-run", *TINY]) == 0
-    assert capsys.readouterr().out.startswith("fcmae pretrain --config ")
+    assert "\nfcmae pretrain --config " in capsys.readouterr().out
     assert "one process, not 2" in refusal(capsys, *SUBMIT, "--tasks-per-node", "2", *TINY)
     pipeline = ["submit", "pipeline", "--cluster", "background", "--", "pretrain", *TINY[1:3]]
     assert "needs --cluster slurm, whose jobs wait" in refusal(capsys, *pipeline)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from fcmae.launch.cli.main import main
+from fcmae.launch.cli.submit.resolve import resolve
+from fcmae.launch.cluster.options import JobOptions
 from tests.launch.toys import help_of, refusal
 
 LOCAL = ["--cluster", "local", "--"]
@@ -41,8 +43,7 @@ def test_a_dry_run_checks_the_settings_names_the_folder_and_writes_nothing(
     assert main(["submit", "pipeline", "--dry-run", *steps]) == 0
     assert f"{folder}/runs/pipeline/jobs" in capsys.readouterr().out
     assert main(["submit", "pretrain", "--dry-run", *LOCAL, *tiny]) == 0
-    run = f"{folder}/runs/digits-convnextv2_atto"
-    assert capsys.readouterr().out.startswith(f"fcmae pretrain --config {run}/config.yaml --out {run}")
+    assert f"\nfcmae pretrain --config {folder}/runs/digits-convnextv2_atto/jobs/" in capsys.readouterr().out
     for argv in (
         ["pretrain", "--dry-run", "--", "--data", "photo"],
         ["finetune", "--dry-run", "--sweep", "seed=0,1", "--", "--data", "photo"],
@@ -51,10 +52,62 @@ def test_a_dry_run_checks_the_settings_names_the_folder_and_writes_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
+def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
+    """What a dry run prints before the script."""
+    assert main(["submit", argv[0], "--dry-run", *argv[1:]]) == 0
+    return capsys.readouterr().out.partition("\n\n")[0].splitlines()
+
+
+def test_a_dry_run_prints_each_command_line_and_what_a_process_takes_at_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--nodes", "2", "--", "--config", "tiny.yaml", "--out"]
+    title, _ = dry_run(capsys, "pretrain", *argv, "run", "--optim.accumulation_steps", "2")
+    assert title == f"# 1 of 1: batch 32 = 2 processes x 2 accumulation steps x 8 images; folder {folder}/run"
+    assert main(["submit", "pretrain", "--cluster", "local", "--dry-run", *argv[2:], "run"]) == 0
+    resolved = resolve("pretrain", [*argv[3:], "run"], JobOptions(), acquire=True)
+    assert capsys.readouterr().out.splitlines()[1] == resolved.command_line
+    members = dry_run(capsys, "pretrain", "--sweep", "seed=0,1", "--sweep", "epochs=1,2", *argv, "sweep")
+    titles, commands = members[::2], members[1::2]
+    assert [title.rpartition("/")[2] for title in titles] == [
+        "seed=0,epochs=1", "seed=0,epochs=2", "seed=1,epochs=1", "seed=1,epochs=2",
+    ]  # fmt: skip
+    assert len({line.split()[3] for line in commands}) == 4
+
+
+def test_a_dry_run_of_a_pipeline_prints_each_step_and_what_it_waits_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [
+        "--nodes=2",
+        "--",
+        "pretrain",
+        "--config=tiny.yaml",
+        "--",
+        "finetune",
+        "--",
+        "predict",
+        "--images=.",
+    ]
+    assert main(["submit", "pipeline", "--dry-run", "--out", "all", *steps]) == 0
+    shown = capsys.readouterr().out
+    titles = [line for line in shown.splitlines() if line.startswith("# ") and " of 3" in line]
+    assert ["after" in title for title in titles] == [False, True, True]
+    assert "after 2 is done: 1 process x 64 images" in titles[2]
+    assert (
+        f"fcmae predict --out {folder}/all/predict/results.csv --images=. --weights {folder}/all/finetune"
+        in shown
+    )
+    assert [line for line in shown.splitlines() if "--dependency" in line] == [
+        "#SBATCH --dependency=afterok:JOB_1", "#SBATCH --dependency=afterok:JOB_2",
+    ]  # fmt: skip
+    subprocess.run(["bash", "-n"], input=shown, text=True, check=True)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["moon"], "choose one of pretrain, finetune, evaluate, probe, pipeline"),
+        (["moon"], "choose one of pretrain, finetune, evaluate, probe, predict, embed, pipeline"),
         (["pretrain", "--cluster", "moon"], "choose one of slurm, local, debug"),
         (["pretrain", "--data", "photos"], "-- --data ..."),
         (["finetune", "--optim.base-lr=1", "--nodes", "2"], "--optim.base-lr is an option of the command"),
@@ -66,6 +119,9 @@ def test_a_dry_run_checks_the_settings_names_the_folder_and_writes_nothing(
         (["pretrain", "--tasks-per-node", "5", *LOCAL, "--config", "tiny.yaml"], "divide by 5 processes"),
         (["evaluate", *LOCAL, "--weights", "nowhere"], "nowhere"),
         (["probe", *LOCAL, "--weigths", "run"], "did you mean '--weights'"),
+        (["predict", *LOCAL, "--weights", "nowhere", "--images", "."], "nowhere"),
+        (["embed", *LOCAL, "--weights", "nowhere", "--images", ".", "--out", "a.b"], "nowhere"),
+        (["embed", "--tasks-per-node", "2", *LOCAL], "embed runs in one process: 2 are asked for"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_queued(

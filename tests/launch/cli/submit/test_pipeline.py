@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fcmae.launch.cli.submit.pipeline import plan, request_of, split, take_root
+from fcmae.data.index import describe_lists, load_lists
+from fcmae.launch.cli.submit.pipeline import plan, request_of, split
 from fcmae.launch.cli.submit.request import read_request
 from fcmae.launch.cluster.options import JobOptions
-from tests.launch.toys import refusal
+from tests.launch.toys import make_classes, refusal
 
 FIRST = ["--", "pretrain", "--config=tiny.yaml", "--"]
 
@@ -17,11 +18,23 @@ def test_each_step_starts_from_the_weights_of_the_one_before(folder: Path) -> No
     steps = "-- pretrain --config tiny.yaml -- finetune --data digits -- finetune --data digits -- evaluate"
     jobs = plan(split(steps.split())[1:], folder / "all", JobOptions(), acquire=True)
     assert [job.folder.name for job in jobs] == ["pretrain", "finetune-1", "finetune-2", "evaluate"]
-    settings = [yaml.safe_load((folder / "all" / f"finetune-{i}.yaml").read_text()) for i in (1, 2)]
+    assert [job.argv[0] for job in jobs[:3]] == ["--config"] * 3
+    settings = [yaml.safe_load(Path(job.argv[1]).read_text()) for job in jobs[1:3]]
     assert [each["init"] for each in settings] == [str(jobs[0].folder), str(jobs[1].folder)]
     assert [each["out"] for each in settings] == [str(jobs[1].folder), str(jobs[2].folder)]
-    assert jobs[3].argv[:2] == ["--weights", str(jobs[2].folder)]
+    report = str(folder / "all" / "evaluate" / "report")
+    assert jobs[3].argv == ["--out", report, "--weights", str(jobs[2].folder)]
     assert [job.workers for job in jobs] == [0, 0, 0, None]
+
+
+def test_images_of_a_later_step_are_listed_at_the_submission(folder: Path) -> None:
+    make_classes(folder / "data", {"cat": 40, "dog": 40})
+    steps = [["pretrain", "--config", "tiny.yaml"], ["finetune", "--data", "data"]]
+    job = plan(steps, folder / "all", JobOptions(), acquire=True)[1]
+    make_classes(folder / "data", {"cow": 3})
+    lists = load_lists(job.folder / "train.npz", job.folder / "val.npz")
+    assert sum(map(len, lists)) == 80
+    assert job.argv[-2:] == ["--lists-digest", describe_lists(lists)["digest"]]
 
 
 def test_a_step_that_measures_runs_in_one_process(folder: Path) -> None:
@@ -31,12 +44,6 @@ def test_a_step_that_measures_runs_in_one_process(folder: Path) -> None:
     assert request_of(trains, request) == request
     alone = request_of(measures, request).options
     assert (alone.processes, alone.gpus_per_node) == (1, 1)
-
-
-def test_the_folder_is_taken_out_of_the_options(folder: Path) -> None:
-    assert take_root(["--nodes", "2", "--out", "all"]) == (folder / "all", ["--nodes", "2"])
-    assert take_root(["--out=all", "--nodes", "2"]) == (folder / "all", ["--nodes", "2"])
-    assert take_root([]) == (folder / "runs" / "pipeline", [])
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,44 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from fcmae.core.errors import UserError
+from fcmae.core.settings import read_settings
+from fcmae.data.index import describe_lists, load_lists
 from fcmae.launch.cli.submit.resolve import resolve
 from fcmae.launch.cluster.options import JobOptions
+from fcmae.pretraining.config import PretrainConfig
+from tests.launch.toys import make_pictures
 
 ARGV = ["--config", "tiny.yaml", "--seed", "3", "--out", "run"]
 
 
 def test_a_job_repeats_the_settings_of_its_submission(folder: Path) -> None:
-    job = resolve("pretrain", ARGV, JobOptions(), acquire=True)
+    job = resolve("pretrain", [*ARGV, "--device", "cuda"], JobOptions(), acquire=True)
     assert job.folder == folder / "run"
-    assert job.argv[:4] == ["--config", f"{folder}/run/config.yaml", "--out", f"{folder}/run"]
-    assert job.command_line.startswith(f"fcmae pretrain --config {folder}/run/config.yaml ")
-    assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["seed"] == 3
-    assert job.workers == 0
+    _, config, _, out, *_ = job.argv
+    assert Path(config).parent == folder / "run" / "jobs"
+    assert out == f"{folder}/run"
+    assert job.command_line.startswith(f"fcmae pretrain --config {config} ")
+    settings = read_settings(PretrainConfig, Path(config))
+    assert (settings.seed, settings.device) == (3, "cuda")
+    kept = Path(config).read_bytes()
+    Path("tiny.yaml").write_text("epochs: 9")
+    (folder / "run" / "config.yaml").unlink()  # as if by hand
+    other = resolve("pretrain", ["--config", "digits", "--out", "run"], JobOptions(), acquire=True)
+    assert other.argv[1] != config
+    assert Path(config).read_bytes() == kept
+
+
+def test_a_job_is_told_which_images_it_was_queued_with(folder: Path) -> None:
+    make_pictures(folder / "images", 40)
+    argv = [*ARGV, "--data", "images", "--network.in_chans", "3"]
+    job = resolve("pretrain", argv, JobOptions(), acquire=True)
+    assert resolve("pretrain", argv, JobOptions(), acquire=False) == job
+    digest = describe_lists(load_lists(folder / "run" / "images.npz"))["digest"]
+    assert job.argv[-2:] == ["--lists-digest", digest]
+    make_pictures(folder / "images" / "new", 1)
+    assert resolve("pretrain", argv, JobOptions(), acquire=False).argv[-1] != digest
 
 
 def test_a_command_that_measures_gets_a_folder_for_its_record(folder: Path) -> None:
