@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcmae.finetune.embed import embed
+from fcmae.finetune.embed import NpzWriter, embed
 from fcmae.finetune.predict import predict
 from fcmae.finetune.trained import open_network
 
@@ -38,3 +38,18 @@ def test_parquet_holds_what_npz_holds(run: Path, folder: Path, tmp_path: Path) -
     with np.load(tmp_path / "features.npz", allow_pickle=False) as file:
         assert table["files"].to_pylist() == file["files"].tolist()
         assert np.array_equal(np.array(table["features"].to_pylist(), np.float32), file["features"])
+
+
+def test_names_and_features_go_through_files_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcmae.finetune.embed.PIECE", 7)
+    names = ["a/1.jpg", "ü" * 20, "\udcff.png", "b"]
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with (tmp_path / "f.npz").open("w+b") as file, NpzWriter(file, tmp_path) as writer:
+        writer.add(names[:3], features[:3])
+        writer.add(names[3:], features[3:])
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as read:
+        assert read["files"].tolist() == names
+        assert np.array_equal(read["features"], features)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npz"]
