@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -12,10 +13,10 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.features import Features, extract_features, knn_accuracy
 from fcmae.data.sources import SourceOptions, Spec, open_splits
-from fcmae.engine.pictures import save_figure
+from fcmae.engine.pictures import BLUE, GREY, save_figure
 from fcmae.engine.precision import autocast
-from fcmae.finetune.collapse import collapse_by_block, draw_collapse
 from fcmae.finetune.trained import open_network
+from fcmae.models.collapse import collapse_by_block
 from fcmae.models.convnext import ConvNeXt
 
 COLLAPSE_IMAGES = 64
@@ -96,3 +97,21 @@ def linear_accuracy(train: Features, val: Features, max_iter: int = 300) -> floa
     """
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=max_iter)).fit(*train)
     return 100 * float(classifier.score(*val))
+
+
+def draw_collapse(distances: dict[str, float]) -> Figure:
+    """Draw the distance of each block, in the order of the network, as a line."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(distances))
+    axes.plot(places, list(distances.values()), color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.set_ylim(0, 0.6)
+    step = -(-len(distances) // 18)
+    axes.set_xticks(list(places)[::step], list(distances)[::step], rotation=45, ha="right", fontsize=8)
+    axes.set_title(
+        "distance of channels, mean of (1 - cos) / 2: near 0 they have collapsed", loc="left", fontsize=10
+    )
+    axes.tick_params(colors=GREY, length=3)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

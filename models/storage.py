@@ -56,9 +56,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
         UserError: absent, damaged, from a newer version, or not a dict of tensors
     """
     card = read_card(path)
-    file, choice = find_weights(path)
+    choice = find_weights(path)[1]
+    content = read_content(path)
     try:
-        content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
         foreign = isinstance(content, Mapping) and (card is None or choice)
         network = find_network(content, choice) if foreign else None
         if network is None:
@@ -67,6 +67,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return network, card
+
+
+def read_content(path: Path) -> Any:
+    """Return all that a file of weights holds, as it stands.
+
+    Args:
+        path: as for `find_weights`
+
+    Raises:
+        UserError: absent or damaged, or it would run code
+    """
+    file = find_weights(path)[0]
+    try:
+        return _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -43,14 +43,21 @@ def create_optimizer(
 
 
 def update(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, lr: float, clip_grad: float | None
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    step: int,
+    lr: float,
+    clip_grad: float | None,
 ) -> Tensor:
     """Clip the gradients, apply them and forget them. Nothing here waits for the device.
 
     Args:
-        optimizer: of parameters with gradients; a group's `lr_scale`, if it has one, multiplies the rate
+        optimizer: of parameters with gradients; a group's `lr_scale`, if it has one, multiplies the rate,
+            which is 0 before its `first_step`
         scaler: of the losses; skips an update whose gradients overflowed in fp16
-        lr: learning rate of this update
+        step: number of this update, from 0
+        lr: its learning rate
         clip_grad: largest L2 norm over all parameters, if they are clipped
 
     Returns:
@@ -65,7 +72,8 @@ def update(
     if clip_grad is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip_grad, norm)
     for group in groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        learns = step >= group.get("first_step", 0)
+        group["lr"] = lr * group.get("lr_scale", 1.0) if learns else 0.0
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()

@@ -13,6 +13,8 @@ from fcmae.engine.schedule import Plan
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 DPI = 110
+WATCHED = ("knn", "rank")  # metrics that are drawn where they were measured
+HELD_OUT = "val_loss"
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, metric: str = "loss") -> None:
@@ -28,19 +30,20 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, metric: str = "lo
 
 
 def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figure:
-    """Plot loss, learning rate, images/s, and the metric that chooses the best epoch, over a run's epochs.
+    """Plot a run over its epochs: loss, also of held-out images, learning rate, images/s, what was measured.
 
     Args:
         records: of the log. Those of a few steps have `epoch`, `loss`, `lr` and `images_per_s`, those of a
             whole epoch `epoch`, `epoch_loss` and metrics; others are passed over, and at least one has a loss
-        metric: name of that metric in the records of whole epochs; the loss has no axes beside its own
+        metric: the one in the records of whole epochs that chooses the best epoch. It has axes of its own, as
+            those of `WATCHED` have; a loss has none beside the loss
     """
     steps = [record for record in records if _has_step(record)]
     epochs = [record for record in records if _holds_numbers(record, "epoch_loss", "epoch")]
-    measured = [
-        record for record in epochs if metric != "loss" and isinstance(record.get(metric), int | float)
-    ]
-    columns = 4 if measured else 3
+    names = dict.fromkeys(name for name in (metric, *WATCHED) if name not in ("loss", HELD_OUT))
+    measured = {name: [record for record in epochs if _holds_numbers(record, name)] for name in names}
+    measured = {name: found for name, found in measured.items() if found}
+    columns = 3 + len(measured)
     figure = Figure(figsize=(3.67 * columns, 3.2), layout="constrained")
     loss, rate, speed, *others = figure.subplots(1, columns)
     at = [record["epoch"] for record in steps]
@@ -56,6 +59,12 @@ def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figu
             markersize=3.5,
             label="epoch mean",
         )
+        held_out = [record for record in epochs if _holds_numbers(record, HELD_OUT)]
+        if held_out:
+            values = [record[HELD_OUT] for record in held_out]
+            loss.plot(
+                [record["epoch"] for record in held_out], values, color=GREY, linewidth=1.8, label="held out"
+            )
         loss.legend(frameon=False, fontsize=9)
     rates = [record["lr"] for record in steps]
     power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
@@ -65,10 +74,10 @@ def plot_curves(records: Sequence[dict[str, Any]], metric: str = "loss") -> Figu
     speed.set_ylim(bottom=0)
     for axes, title in ((loss, "loss"), (rate, f"learning rate / 1e{power}"), (speed, "images/s")):
         _style(axes, title)
-    for axes in others:
-        values = [record[metric] for record in measured]
-        axes.plot([record["epoch"] for record in measured], values, color=ORANGE, linewidth=1.8)
-        _style(axes, f"{metric}, at the end {values[-1]:.1f}")
+    for axes, (name, found) in zip(others, measured.items(), strict=True):
+        values = [record[name] for record in found]
+        axes.plot([record["epoch"] for record in found], values, color=ORANGE, linewidth=1.8)
+        _style(axes, f"{name}, at the end {values[-1]:.1f}")
     return figure
 
 

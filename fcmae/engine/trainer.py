@@ -193,7 +193,8 @@ class Trainer:
             for name, value in {"loss": loss, **metrics}.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / count
             files += self.task.describe(batch)
-        means["grad_norm"] = update(self.optimizer, self.scaler, lr=lr, clip_grad=self.config.optim.clip_grad)
+        clip_grad = self.config.optim.clip_grad
+        means["grad_norm"] = update(self.optimizer, self.scaler, step=step, lr=lr, clip_grad=clip_grad)
         expect_steps()
         self.progress.step = step + 1
         self.task.optimizer_stepped(step + 1)

@@ -11,6 +11,10 @@ VOLATILE = (*VOLATILE_IN_ALL, "pictures_every", "probe_data", "probe_every")
 FIXED = (*FIXED_IN_ALL, "decoder.depth", "decoder.dim")
 
 
+MOST_HELD_OUT, FEWEST_HELD_OUT = 256, 8
+IMAGES_PER_HELD_OUT = 50
+
+
 @dataclass
 class EncoderConfig:
     """The encoder, beside its name.
@@ -87,6 +91,11 @@ class PretrainConfig:
         data: folder of images, any tree; digits, the built-in ones; cifar10, cifar100 or timm:NAME, whatever
             timm's dataset factory reads
         data_root: where a data set given by name lies, or is downloaded to
+        init: weights to go on from: a run, a file, or a name such as timm:convnextv2_tiny.fcmae; by default
+            the start is from scratch
+        init_warmup: epochs in which the decoder learns alone after --init; by default a tenth of all where
+            the weights bring none, else 0
+        stage_decay: factor on the learning rate from a stage of the encoder to the one before it
         model: encoder, a name that `fcmae info` lists
         image_size: side in pixels, or [height, width]
         epochs: passes over the data
@@ -99,9 +108,12 @@ class PretrainConfig:
         out: run folder; by default runs/<data>-<model>
         change: go on with the run in --out though settings differ, and tell which
         pictures_every: epochs between two pictures of reconstructions
+        held_out: images that are not trained on, to measure the loss on; by default one of 50, at most 256,
+            and none of fewer than 400
         probe_data: labelled images to watch the encoder by (k-NN on its frozen features): folder of classes,
-            or one with train/ and val/, or a name as for `fcmae probe`; by default nothing is watched
-        probe_every: epochs between two such measurements
+            or one with train/ and val/, or a name as for `fcmae probe`; by default only what needs no labels
+            is watched
+        probe_every: epochs between two measurements of what the features are worth
         network: the encoder, beside its name
         decoder: the decoder
         optim: optimiser and schedule
@@ -112,6 +124,9 @@ class PretrainConfig:
 
     data: list[str] | str = "digits"
     data_root: str = "data"
+    init: str | None = None
+    init_warmup: float | None = None
+    stage_decay: float = 1.0
     model: str = "convnextv2_atto"
     image_size: int | tuple[int, int] = 224
     epochs: int = 100
@@ -124,6 +139,7 @@ class PretrainConfig:
     out: str | None = None
     change: bool = False
     pictures_every: int = 10
+    held_out: int | None = None
     probe_data: list[str] | str | None = None
     probe_every: int = 10
     network: EncoderConfig = field(default_factory=EncoderConfig)
@@ -132,6 +148,13 @@ class PretrainConfig:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     augment: PretrainAugmentConfig = field(default_factory=PretrainAugmentConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def count_held_out(self, num_images: int) -> int:
+        """Return how many of so many images are not trained on, to measure the loss on."""
+        if self.held_out is not None:
+            return self.held_out
+        count = min(MOST_HELD_OUT, num_images // IMAGES_PER_HELD_OUT)
+        return count if count >= FEWEST_HELD_OUT else 0
 
     def model_options(self) -> dict[str, Any]:
         """Return the arguments of FCMAE."""

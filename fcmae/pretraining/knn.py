@@ -12,6 +12,7 @@ from fcmae.data.evaluation import EvaluationReader, micro_batch_size
 from fcmae.data.features import extract_features, knn_accuracy
 from fcmae.data.loader import choose_workers
 from fcmae.data.sources import SourceOptions, open_splits
+from fcmae.models.layouts.dense import DenseLayout
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.model import FCMAE
 
@@ -74,7 +75,7 @@ class KnnProbe:
         model.eval()
 
         def encode(images: Tensor) -> Tensor:
-            pooled = model.encoder.forward_features(images).float().mean((2, 3))
+            pooled = model.encoder.forward_features(images, DenseLayout()).float().mean((2, 3))
             return F.layer_norm(pooled, pooled.shape[-1:], eps=1e-6)
 
         train, val = (extract_features(encode, split, self.reader, MOST_IMAGES) for split in self.splits)

@@ -45,12 +45,9 @@ def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str |
         name = f"{data.name}-{config.model}"
         run = free_folder(name, settings)
     lists = list_data(config, run, lists_digest)
-    num_images = next(iter(data.counts(lists)), config.batch_size)  # else known when the data is opened
-    if config.batch_size > num_images:
-        raise UserError(
-            f"batch size {config.batch_size} is more than the {num_images} images of {data.spec}: "
-            f"choose --batch-size {num_images} or less"
-        )
+    num_images = next(iter(data.counts(lists)), None)  # else known when the data is opened
+    if num_images is not None:
+        check_batch(config, num_images)
     Checkpoints(run.checkpoints).check()
     if lists and not run.started:
         check_pixels(lists[0], config.network.in_chans, config.images.value_range, config.images.no_data)
@@ -101,6 +98,7 @@ def check(config: PretrainConfig) -> None:
     }
     check_counts(counts)
     check_ranges(config.seed, config.network.drop_path_rate)
+    check_initial(config)
     if config.decoder.depth < 0:
         raise UserError(f"decoder.depth is {config.decoder.depth}: choose 0 blocks or more")
     check_layout(config.layout)
@@ -109,3 +107,38 @@ def check(config: PretrainConfig) -> None:
     config.images.check()
     config.augment.check(config.network.in_chans)
     check_device(config.device)
+
+
+def check_batch(config: PretrainConfig, num_images: int) -> None:
+    """Refuse a batch of more images than there are to train on.
+
+    Raises:
+        UserError: names both numbers
+    """
+    held_out = config.count_held_out(num_images)
+    if config.batch_size > num_images - held_out:
+        spec = find_opener(config.data).spec
+        kept = f" of which {held_out} are held out," if held_out else ""
+        raise UserError(
+            f"batch size {config.batch_size} is more than the {num_images} images of {spec},{kept}: "
+            f"choose --batch-size {max(1, num_images - held_out)} or less"
+        )
+
+
+def check_initial(config: PretrainConfig) -> None:
+    """Refuse weights to start from that are not there, and what would be said of them in vain.
+
+    Raises:
+        UserError: names the setting and its value
+    """
+    if not 0 < config.stage_decay <= 1:
+        raise UserError(f"stage_decay is {config.stage_decay:g}: it must be above 0, and at most 1")
+    if config.held_out is not None and config.held_out < 0:
+        raise UserError(f"held_out is {config.held_out}: 0 holds out none")
+    warmup = config.init_warmup
+    if warmup is not None and not 0 <= warmup < config.epochs:
+        raise UserError(
+            f"init_warmup is {warmup:g} in a run of {config.epochs} epochs: the encoder would never learn"
+        )
+    if config.init is None and warmup is not None:
+        raise UserError(f"init_warmup is {warmup:g} without --init: it is for going on from trained weights")

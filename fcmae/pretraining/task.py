@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H W pixels, V visible patches.
 """
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
+from fcmae.data.images import Selection
 from fcmae.data.index import load_lists
 from fcmae.data.loader import Loader, choose_workers
 from fcmae.data.sampler import StepSampler
@@ -20,21 +22,27 @@ from fcmae.data.sources import SourceOptions, find_opener, open_source
 from fcmae.data.statistics import measure_statistics, settle_statistics
 from fcmae.data.transforms import resize_center_crop, to_float, training_crop
 from fcmae.data.validity import split_validity
+from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.optim import parameter_groups
-from fcmae.engine.progress import Summary
+from fcmae.engine.progress import Criterion, Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
 from fcmae.models.card import Card
+from fcmae.models.kernels.choice import kernels
 from fcmae.models.kernels.selftest import Example
 from fcmae.models.mask import Mask
 from fcmae.models.storage import save_weights
 from fcmae.pretraining.augment import Augmentation, Drawn
 from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.initial import WARMUP_FRACTION, gentle_groups, load_initial
 from fcmae.pretraining.knn import KnnProbe
 from fcmae.pretraining.masking import patchify, random_mask, random_mask_of_data
 from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.quality import Quality, count_sampled, evenly_spaced, hold_out
 from fcmae.pretraining.reconstruct import draw_reconstructions, few_images
+
+logger = logging.getLogger(__name__)
 
 NUM_PICTURES = 8
 
@@ -52,7 +60,9 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     task = PretrainTask(config, run, device)
-    summary = train(task, config, device=device, run=run)
+    if config.init and not Checkpoints(run.checkpoints).files():
+        task.start_from(config.init)
+    summary = train(task, config, device=device, run=run, best=task.criterion if config.init else None)
     if current_world().is_rank_zero:
         task.write_encoder()
         if summary.interrupted is None:  # else whoever stopped it waits
@@ -85,7 +95,8 @@ class PretrainTask(Task):
             lists=lists,
             no_data=config.images.no_data,
         )
-        self.source = open_source(config.data, options)
+        images = open_source(config.data, options)
+        self.source, unseen = hold_out(images, config.count_held_out(len(images)))
         channels, size = config.network.in_chans, self.model.image_size
         workers = choose_workers(device, config.images.workers)
         self.mean, self.std = settle_statistics(
@@ -105,21 +116,70 @@ class PretrainTask(Task):
         self.dataset = ImageDataset(self.source, transform, config.seed, crop)
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.broken_images)
+        sampled = evenly_spaced(len(self.source), count_sampled(len(self.source), config.probe_every))
+        sample = Selection(self.source, sampled)
+        self.quality = Quality(config, sample, unseen, size, self.mean, self.std, device)
         self.probe = (
             KnnProbe(config, self.model.image_size, self.mean, self.std, device)
             if config.probe_data
             else None
         )
+        self.decoder_starts_anew = False
+        self.worth: list[tuple[int, float]] = []  # of the features by epoch, from 0, after --init
+
+    def start_from(self, init: str) -> None:
+        """Put trained weights into the model, and measure what they are worth before they learn further.
+
+        Args:
+            init: as for `load_initial`
+
+        Raises:
+            UserError: weights that cannot be read, or do not fit
+        """
+        self.decoder_starts_anew = not load_initial(self.model, init)
+        self.model.to(self.device)
+        with kernels("torch"):  # no kernel has passed its self-test yet
+            metrics = self.measure()
+        self.worth = [(0, metrics[self.criterion[0]])]
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("what the features of %s are worth: %s", init, measured)
+
+    def measure(self) -> dict[str, float]:
+        """Return what the features are worth, the same in every process; all of them have to call it."""
+        metrics = self.quality.measure(self.model)
+        if self.probe is not None:
+            metrics["knn"] = self.probe.accuracy(self.model)
+        return metrics
+
+    @property
+    def criterion(self) -> Criterion:
+        """What tells good features from bad ones: k-NN where there are labels, else their effective rank."""
+        return ("knn" if self.probe is not None else "rank"), "max"
+
+    def guard(self, epoch: int, worth: float) -> None:
+        """Warn where features are worth less than those of the weights that the run started from."""
+        self.worth.append((epoch, worth))
+        best_epoch, best = max(self.worth, key=lambda each: each[1])
+        if worth < self.worth[0][1]:
+            where = f"those of epoch {best_epoch}, in best.pt" if best_epoch else "those of --init itself"
+            logger.warning(
+                "the features are worth LESS than when the run started: %s %.4g after epoch %d, %.4g at the "
+                "start; the best are %s (%.4g). Lower --optim.lr or --stage-decay, or stop here",
+                self.criterion[0], worth, epoch, self.worth[0][1], where, best,
+            )  # fmt: skip
 
     def examples(self) -> list[Example]:
-        examples = self.model.examples()
-        if self.probe is not None:
-            images = torch.empty(1, self.model.in_chans, *self.model.image_size, device="meta")
-            examples.append((self.model.encoder, (images,)))
-        return examples
+        images = torch.empty(1, self.model.in_chans, *self.model.image_size, device="meta")
+        return [*self.model.examples(), (self.model.encoder, (images,))]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        return parameter_groups(self.model, weight_decay)
+        config = self.config
+        if not config.init and config.stage_decay == 1:
+            return parameter_groups(self.model, weight_decay)
+        warmup = config.epochs * WARMUP_FRACTION if self.decoder_starts_anew else 0.0
+        warmup = warmup if config.init_warmup is None else config.init_warmup
+        first_step = round(warmup * self.steps_per_epoch)  # a checkpoint's own takes its place on resuming
+        return gentle_groups(self.model, weight_decay, stage_decay=config.stage_decay, first_step=first_step)
 
     def batches(self, start_step: int, total_steps: int) -> Any:
         sampler = StepSampler(
@@ -150,9 +210,17 @@ class PretrainTask(Task):
     def evaluate(self, epoch: int) -> dict[str, float]:
         self.broken.gather()
         metrics: dict[str, float] = {"broken_images": len(self.broken)} if self.broken else {}
-        if self.probe is not None and epoch % self.config.probe_every == 0:
-            metrics["knn"] = self.probe.accuracy(self.model)
+        if epoch % self.config.probe_every == 0 or epoch == self.config.epochs:
+            metrics |= self.measure()
+            if self.worth:
+                self.guard(epoch, metrics[self.criterion[0]])
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"worth": self.worth}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.worth = state["worth"]
 
     def data(self) -> dict[str, int | str]:
         return self.listed

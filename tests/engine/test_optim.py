@@ -37,7 +37,7 @@ def update_once(clip_grad: float | None) -> tuple[list[nn.Parameter], torch.opti
     optimizer = create_optimizer(groups, OptimConfig(betas=(0.9, 0.95)), CPU)
     for parameter, gradient in zip(parameters, (3.0, 4.0), strict=False):  # the last one has none
         parameter.grad = torch.tensor([gradient])
-    norm = update(optimizer, torch.amp.GradScaler("cpu", enabled=False), lr=0.25, clip_grad=clip_grad)
+    norm = update(optimizer, torch.amp.GradScaler("cpu", enabled=False), step=0, lr=0.25, clip_grad=clip_grad)
     return parameters, optimizer, norm.item()
 
 
@@ -65,6 +65,19 @@ def test_a_step_that_overflowed_is_skipped() -> None:
     assert parameter.grad is not None
     parameter.grad.fill_(float("inf"))
     before = scaler.get_scale()
-    assert update(optimizer, scaler, lr=0.25, clip_grad=1.0).isinf()
+    assert update(optimizer, scaler, step=0, lr=0.25, clip_grad=1.0).isinf()
     assert parameter.item() == 1.0
     assert scaler.get_scale() < before
+
+
+def test_a_group_learns_from_its_first_step_on() -> None:
+    early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    groups = [{"params": [early]}, {"params": [late], "first_step": 1, "lr_scale": 0.5, "weight_decay": 0.1}]
+    optimizer = create_optimizer(groups, OptimConfig(), CPU)
+    for step in range(2):
+        for parameter in (early, late):
+            parameter.grad = torch.ones(2)
+        update(optimizer, torch.amp.GradScaler("cpu", enabled=False), step=step, lr=0.25, clip_grad=None)
+        assert torch.equal(late, torch.ones(2)) == (step == 0)
+    assert not torch.equal(early, torch.ones(2))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.125]

@@ -47,6 +47,14 @@ def test_the_metric_that_chooses_the_best_epoch_has_axes_of_its_own() -> None:
     assert top1.get_title(loc="left") == "top1, at the end 62.5"
 
 
+def test_what_needs_no_labels_is_drawn_where_it_was_measured() -> None:
+    watched = [{**EPOCHS[0], "rank": 7.5, "val_loss": 0.6, "distance1": 0.5}, EPOCHS[2]]
+    loss, *_, rank = plot_curves([*STEPS, *watched]).axes
+    assert lines(loss)[2] == ([1.0], [0.6])
+    assert lines(rank) == [([1.0], [7.5])]
+    assert rank.get_title(loc="left") == "rank, at the end 7.5"
+
+
 def test_before_the_first_epoch_ends_and_at_a_learning_rate_of_zero_there_are_curves() -> None:
     loss, rate, _ = plot_curves([{**STEPS[0], "lr": 0.0}], "top1").axes
     assert len(lines(loss)) == 1
