@@ -137,9 +137,13 @@ class Quality:
             _, there = split_validity(images, len(self.mean))
             images = to_float(images, self.mean, self.std)
             prediction = model.decode(model.encode(images, mask), mask.hidden)
-            parts = (images, prediction, mask.hidden, there)
             losses = [
-                model.loss(*(each if each is None else each[i : i + 1] for each in parts))
+                model.loss(
+                    images[i : i + 1],
+                    prediction[i : i + 1],
+                    mask.hidden[i : i + 1],
+                    None if there is None else there[i : i + 1],
+                )
                 for i in range(len(images))
             ]
             rows.append(torch.stack([numbers.double(), torch.stack(losses).double().cpu()], 1))

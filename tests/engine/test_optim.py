@@ -72,7 +72,10 @@ def test_a_step_that_overflowed_is_skipped() -> None:
 
 def test_a_group_learns_from_its_first_step_on() -> None:
     early, late = (nn.Parameter(torch.ones(2)) for _ in range(2))
-    groups = [{"params": [early]}, {"params": [late], "first_step": 1, "lr_scale": 0.5, "weight_decay": 0.1}]
+    groups: list[dict[str, Any]] = [
+        {"params": [early]},
+        {"params": [late], "first_step": 1, "lr_scale": 0.5, "weight_decay": 0.1},
+    ]
     optimizer = create_optimizer(groups, OptimConfig(), CPU)
     for step in range(2):
         for parameter in (early, late):

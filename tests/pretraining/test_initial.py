@@ -88,11 +88,14 @@ def test_the_encoder_is_taken_and_the_decoder_where_it_fits(randomize: Randomize
 def test_a_decoder_is_found_behind_any_prefix() -> None:
     model = network()
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    wrapped = {"epoch": 3, "net": {f"module.{name}": tensor.flatten() for name, tensor in own.items()}}
+    wrapped: dict[str, Any] = {
+        "epoch": 3,
+        "net": {f"module.{name}": tensor.flatten() for name, tensor in own.items()},
+    }
     found = find_decoder(wrapped, own)
     assert found is not None
     assert all(torch.equal(found[name], tensor) for name, tensor in own.items())
-    del wrapped["net"]["module.pred.bias"]  # type: ignore[index]
+    del wrapped["net"]["module.pred.bias"]
     assert find_decoder(wrapped, own) is None
 
 
@@ -103,7 +106,9 @@ def test_weights_of_others_are_taken(form: str, randomize: Randomize, tmp_path: 
     torch.save(state, tmp_path / "weights.pt")
     model = network()
     load_initial(model, str(tmp_path / "weights.pt"))
-    assert torch.equal(model.encoder.stages[3][0].pwconv1.weight, trained.stages[3][0].pwconv1.weight)
+    assert torch.equal(
+        model.encoder.stages[3][0].pwconv1.weight, trained.get_parameter("stages.3.0.pwconv1.weight")
+    )
 
 
 def test_a_stem_for_other_channels_is_adapted(randomize: Randomize, tmp_path: Path) -> None:

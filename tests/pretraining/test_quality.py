@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcmae.core.distributed import World
+from fcmae.core.world import World
 from fcmae.data.config import ImagesConfig
 from fcmae.data.images import ArraySource
 from fcmae.data.transforms import resize_center_crop, to_float
@@ -103,9 +103,14 @@ def test_processes_measure_the_same_as_one(monkeypatch: pytest.MonkeyPatch) -> N
     sample, held_out, network = images(7), images(5), model()
     alone = measure_of(sample, held_out).measure(network)
     gathered: list[list[torch.Tensor]] = []
+
+    def keep(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        gathered.append(rows)
+        return rows
+
+    monkeypatch.setattr(quality, "gather_lists", keep)
     for rank in range(3):
         monkeypatch.setattr(quality, "current_world", lambda rank=rank: World(rank=rank, size=3))
-        monkeypatch.setattr(quality, "gather_lists", lambda rows: gathered.append(rows) or rows)
         measure_of(sample, held_out).measure(network)
     features, errors = gathered[::2], gathered[1::2]
     assert {len(rows) for rows in features} == {1}  # equally many batches
