@@ -65,7 +65,10 @@ def main() -> None:
         Console(width=100).print(time_operations(Path(scratch) / "list.npz", options.classes))
         for name in ("start", "resume"):
             [told] = run_children("first-batch", root, options, 1)
-            print(f"{name} to first batch: {told['seconds']:.1f} s, {told['anonymous']:.0f} MB of its own")
+            print(
+                f"{name} to first batch: {told['seconds']:.1f} s ({told['busy']:.1f} s of the CPU), "
+                f"{told['anonymous']:.0f} MB of its own"
+            )
         told = run_children("reader", Path(scratch) / "list.npz", options, options.ranks)
         processes = options.ranks * (1 + options.workers)
         shared, held = sum(each["shared"] for each in told), sum(each["held"] for each in told)
@@ -132,47 +135,47 @@ def time_operations(file: Path, classes: int) -> Table:
         "an epoch's order by weights": lambda: weighted._order(0),
         "write it": lambda: index.save(file.with_name("copy.npz")),
     }
-    table = Table("operation", "seconds", "MB meanwhile")
+    table = Table("operation", "seconds", "of the CPU", "MB meanwhile")
     for name, run in ways.items():
-        seconds, memory = measure(run)
-        table.add_row(name, f"{seconds:.2f}", f"{memory:.0f}")
+        seconds, busy, memory = measure(run)
+        table.add_row(name, f"{seconds:.2f}", f"{busy:.2f}", f"{memory:.0f}")
     return table
 
 
-def measure(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of a run, and by how many MB this process's own memory grew at most."""
+def measure(run: Callable[[], object]) -> tuple[float, float, float]:
+    """Seconds of a run, those of the CPU, and by how many MB this process's own memory grew at most."""
     before, most, done = anonymous(), 0.0, threading.Event()
 
     def watch() -> None:
         nonlocal most
-        while not done.wait(0.005):
+        while not done.wait(0.05):
             most = max(most, anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     result = run()
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time() - started_cpu
     most = max(most, anonymous())
     done.set()
     watcher.join()
     del result
-    return seconds, max(0.0, most - before)
+    return seconds, busy, max(0.0, most - before)
 
 
-def anonymous(process: int | str = "self") -> float:
-    """MB of memory that belongs to a process and to no file."""
-    return sum(kilobytes(process, "Pss_Anon:")) / 1e3
+def anonymous() -> float:
+    """MB of memory that belongs to this process and to no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1e3
 
 
-def kilobytes(process: int | str, field: str, file: str | None = None) -> list[int]:
-    """Values of a field of /proc's account of a process's memory, of all of it or of one mapped file."""
-    account = Path(f"/proc/{process}/smaps_rollup" if file is None else f"/proc/{process}/smaps")
-    found, within = [], file is None
-    for line in account.read_text().splitlines():
+def kilobytes(process: int | str, field: str, file: str) -> list[int]:
+    """Values of a field of /proc's account of a process's memory, of one mapped file."""
+    found, within = [], False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
         words = line.split()
         if not words[0].endswith(":"):
-            within = file is None or line.endswith(file)
+            within = line.endswith(file)
         elif within and words[0] == field:
             found.append(int(words[1]))
     return found
@@ -214,7 +217,7 @@ def first_batch(root: Path, options: argparse.Namespace) -> None:
     task.data()
     batches = iter(task.batches(0, 16))
     next(batches)
-    tell({"seconds": seconds_since_start(), "anonymous": anonymous()})
+    tell({"seconds": seconds_since_start(), "busy": time.process_time(), "anonymous": anonymous()})
 
 
 def read_batches(file: Path, options: argparse.Namespace) -> None:

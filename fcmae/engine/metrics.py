@@ -1,18 +1,35 @@
 """The metrics of training steps, with loss and gradient norm: kept on the device, read and logged later."""
 
+import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fcmae.core.distributed import gather_lists, mean_over_processes, raise_together
+from fcmae.core.distributed import (
+    current_world,
+    gather_lists,
+    max_over_processes,
+    mean_over_processes,
+    raise_together,
+)
 from fcmae.core.errors import UserError
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.loggers import Loggers
 
+logger = logging.getLogger(__name__)
 FILES_IN_A_MESSAGE = 8
+SECONDS_JUDGED = 30.0  # over which it is judged whether steps wait for data
+MUCH_WAITING = 0.2  # fraction of the time
+WAITS_FOR_DATA = (
+    "steps wait for images %.0f%% of the time: read with more processes (--images.workers), make more of "
+    "each image that is read (--images.repeats 2), or store images no larger than needed"
+)
 
 
 @dataclass
@@ -32,6 +49,40 @@ class StepMetrics:
     values: dict[str, Tensor]
 
 
+class DataClock:
+    """How long steps wait for their batches: on a GPU only while it has nothing else to do.
+
+    Args:
+        device: what trains
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.waits: list[tuple[Any, Any]] = []  # times, or on a GPU its events, of beginning and end
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a `with` block."""
+        begin = self._now()
+        yield
+        self.waits.append((begin, self._now()))
+
+    def _now(self) -> Any:
+        """Return the time, or an event that a GPU reaches once it has done all that it was given before."""
+        if self.device.type != "cuda":
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def read(self) -> float:
+        """Return the seconds since the last time; the device has reached the end."""
+        waits, self.waits = self.waits, []
+        if self.device.type != "cuda":
+            return sum(end - begin for begin, end in waits)
+        return sum(begin.elapsed_time(end) for begin, end in waits) / 1e3
+
+
 class StepLog:
     """The steps of a run whose metrics are still on the device, and the log and display that get them later.
 
@@ -41,6 +92,7 @@ class StepLog:
         scaler: of the losses; where it is in use, a step whose gradients overflow is skipped, and no error
         batch_size: images of one optimiser step
         steps_per_epoch: optimiser steps of one epoch
+        device: what trains
     """
 
     def __init__(
@@ -50,10 +102,14 @@ class StepLog:
         scaler: torch.amp.GradScaler,
         batch_size: int,
         steps_per_epoch: int,
+        device: torch.device,
     ) -> None:
         self.loggers, self.display, self.scaler = loggers, display, scaler
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.pending: list[StepMetrics] = []
+        self.data_clock = DataClock(device)
+        self.judged: tuple[float, float] | None = None  # seconds of waiting and of all, yet to be judged
+        self.warned = False
         self.restart_clock()
 
     def __len__(self) -> int:
@@ -67,6 +123,20 @@ class StepLog:
     def restart_clock(self) -> None:
         """Count images/s from now on: what came before, an evaluation or a checkpoint, was no training."""
         self.last_read = time.monotonic()
+
+    def _judge_waiting(self, waited: float, seconds: float) -> None:
+        """Warn once where much of half a minute, not of the first steps, was spent on waiting for data."""
+        if self.judged is None:  # the processes that read have just been started
+            self.judged = 0.0, 0.0
+            return
+        waited, seconds = waited + self.judged[0], seconds + self.judged[1]
+        self.judged = waited, seconds
+        if seconds < SECONDS_JUDGED:
+            return
+        self.judged = 0.0, 0.0
+        if waited > MUCH_WAITING * seconds and not self.warned and current_world().is_rank_zero:
+            self.warned = True
+            logger.warning(WAITS_FOR_DATA, 100 * waited / seconds)
 
     def read(self) -> list[float]:
         """Log and show the means over the pending steps; this waits for the device.
@@ -83,12 +153,14 @@ class StepLog:
         for step, row in zip(self.pending, values, strict=True):
             self._require_finite(step, row)
         newest, now = self.pending[-1], time.monotonic()
+        seconds = now - self.last_read
+        waited = max_over_processes(round(1e3 * self.data_clock.read()))[0] / 1e3
+        self._judge_waiting(waited, seconds)
         means = {name: finite_mean([row[name] for row in values]) for name in values[0]}
-        speed = len(values) * self.batch_size / (now - self.last_read)
+        speed = len(values) * self.batch_size / seconds
         epoch = newest.step / self.steps_per_epoch
-        self.loggers.log(
-            {"step": newest.step, "epoch": epoch, **means, "lr": newest.lr, "images_per_s": speed}
-        )
+        record = {"step": newest.step, "epoch": epoch, **means, "lr": newest.lr, "images_per_s": speed}
+        self.loggers.log({**record, "data_wait": min(1.0, waited / seconds)})
         self.display.update(newest.step, means["loss"], speed)
         self.pending, self.last_read = [], now
         return [row["loss"] for row in values]

@@ -129,7 +129,7 @@ class Trainer:
         self.loggers = Loggers(run, config.loop.loggers)
         self.display = ProgressDisplay(self.total_steps, task.steps_per_epoch)
         self.metrics = StepLog(
-            self.loggers, self.display, self.scaler, config.batch_size, task.steps_per_epoch
+            self.loggers, self.display, self.scaler, config.batch_size, task.steps_per_epoch, device
         )
         self._start(Progress())
 
@@ -185,7 +185,8 @@ class Trainer:
         means: dict[str, Tensor] = {}
         files: list[str] = []
         for number in range(count):
-            batch = next(batches)
+            with self.metrics.data_clock.waiting():
+                batch = next(batches)
             with self.parallel.micro_batch(last=number == count - 1):
                 with autocast(self.precision, self.device):
                     loss, metrics = self.parallel.step(batch)
