@@ -29,6 +29,7 @@ import torch
 from PIL import Image, features
 
 from fcmae.data.decode import BrokenImage, read_image
+from fcmae.data.suffixes import pillow_formats
 
 SIDES = (48, 40)
 SECONDS = 20.0
@@ -38,6 +39,7 @@ ADAM7 = (  # first row and step, first column and step
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 CHANNELS = (3, 1, 4, 5)  # that are asked for, one after another
+NO_DATA = (None, None, "nan", "mask", 0.0)
 
 
 def photo(mode: str = "RGB") -> Image.Image:
@@ -55,20 +57,21 @@ def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def noise_rows(height: int, width: int, top: int, down: int, left: int, right: int) -> bytes:
+def noise_rows(height: int, width: int, samples: int, top: int, down: int, left: int, right: int) -> bytes:
     """Make the rows of one pass of a PNG, each with its filter first."""
-    size = len(range(top, height, down)), 1 + 6 * len(range(left, width, right))
+    size = len(range(top, height, down)), 1 + 2 * samples * len(range(left, width, right))
     rows = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     rows[:, 0] %= 5
     return rows.tobytes()
 
 
-def deep_png(interlaced: bool = False) -> bytes:
-    """Encode noise of 16 bits a colour, plain or in Adam7's seven passes: Pillow writes neither."""
+def deep_png(interlaced: bool = False, samples: int = 3) -> bytes:
+    """Encode noise of 16 bits a value, plain or in Adam7's seven passes: Pillow writes neither."""
     width, height = SIDES
     passes = ADAM7 if interlaced else ((0, 1, 0, 1),)
-    rows = b"".join(noise_rows(height, width, *step) for step in passes)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, int(interlaced))
+    rows = b"".join(noise_rows(height, width, samples, *step) for step in passes)
+    kind = {2: 4, 3: 2}[samples]  # grey and transparency, or colours
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, int(interlaced))
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return PNG + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -103,6 +106,7 @@ def kinds() -> dict[str, Callable[[], bytes]]:
         "jpg cmyk": lambda: save(photo("CMYK"), "JPEG"),
         "png 16 bits": deep_png,
         "png interlaced": partial(deep_png, interlaced=True),
+        "png grey and transparency": partial(deep_png, samples=2),
         "webp": lambda: save(photo(), "WEBP"),
         "webp lossless": lambda: save(photo("RGBA"), "WEBP", lossless=True, exif=exif),
         "webp animated": lambda: save(photo(), "WEBP", save_all=True, append_images=[photo("L")] * 2),
@@ -137,6 +141,8 @@ def kinds() -> dict[str, Callable[[], bytes]]:
         )
     except ImportError:
         pass
+    if "HEIF" in pillow_formats():
+        found["heic"] = lambda: save(photo(), "HEIF", exif=exif)
     if features.check("avif"):
         found["avif"] = lambda: save(photo(), "AVIF")
     return found
@@ -182,7 +188,10 @@ def read_damaged(path: Path, whole: bytes, number: int) -> str:
     path.write_bytes(damage(whole, number))
     try:
         image = read_image(
-            path, CHANNELS[number % len(CHANNELS)], value_range=(0, 255) if number % 3 else None
+            path,
+            CHANNELS[number % len(CHANNELS)],
+            value_range=(0, 255) if number % 3 else None,
+            no_data=NO_DATA[number % len(NO_DATA)],
         )
         return "read" if image.dtype == torch.uint8 and int(image.sum()) >= 0 else "no picture"
     except BrokenImage:

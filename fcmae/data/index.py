@@ -22,11 +22,7 @@ from fcmae.core.errors import UserError, explain
 from fcmae.core.files import write_atomically
 from fcmae.data.mapped import NOT_ARRAYS, MappedArrays
 from fcmae.data.scan import check_folder, walk
-from fcmae.data.suffixes import (
-    CONVERT,
-    SUFFIXES,
-    UNREAD,
-)
+from fcmae.data.suffixes import SUFFIXES, find_remedy
 
 logger = logging.getLogger(__name__)
 KINDS_TOLD = 8  # of files that were passed over
@@ -98,7 +94,8 @@ class ImageIndex:
             UserError: no image is left
         """
         found = _count_kinds(self.passed_over)
-        remedy = f"; {CONVERT} to have them read" if set(self.passed_over) & set(UNREAD) else ""
+        remedy = find_remedy(self.passed_over)
+        remedy = remedy and f"; {remedy}"
         if len(self) == 0:
             raise UserError(
                 f"{data} holds no image: looked in {where} for {' '.join(SUFFIXES)} "

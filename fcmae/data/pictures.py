@@ -13,6 +13,7 @@ import os
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's modes of
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _JPEG_SEGMENTS = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)  # what may come before: tables, metadata
 _DEEP_PNG = ("RGB;16B", "RGBA;16B")  # Pillow's names of 16 bits a colour, upper byte first
+_DEEP_GREY_PNG = "LA;16B"  # with transparency
 _EXIF = 0xE1  # the JPEG segment that EXIF and XMP lie in
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
 _SAMPLES, _EXTRA_SAMPLES = 0x0115, 0x0152
@@ -93,7 +95,10 @@ def read_picture(
     with _muted():
         image = _open(stream := io.BytesIO(data))
         check_size(image.size, max_pixels)
-        if image.format == "PNG" and image.tile[0][3] in _DEEP_PNG:  # type: ignore[attr-defined]
+        coding = image.tile[0][3] if image.format == "PNG" else ""  # type: ignore[attr-defined]
+        if coding == _DEEP_GREY_PNG:
+            return _read_deep_grey_png(data, image, channels)
+        if coding in _DEEP_PNG:
             return _read_deep_png(stream, image)
         return _read_with_pillow(image, channels)
 
@@ -254,6 +259,19 @@ def _read_deep_png(file: BinaryIO, image: Image.Image) -> Picture:
     lower.tile = [(*tile[:3], tile[3].replace("16B", "16L")) for tile in lower.tile]  # type: ignore[attr-defined]
     array = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
     return Picture(_upright(array, _orientation(upper)), colour=True, alpha=upper.mode == "RGBA")
+
+
+def _read_deep_grey_png(data: bytes, image: Image.Image, channels: int) -> Picture:
+    """Read a PNG of grey and transparency of 16 bits, which Pillow would cut to 8: (H, W, 2), or RGBA for 4.
+
+    It is byte for byte a PNG of four colours of 8 bits, but for its header, which is made to say so.
+    """
+    header = data[12:24] + b"\x08\x06" + data[26:29]  # bits, and kind of colour
+    named = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    array = np.asarray(_open(io.BytesIO(named))).view(">u2")
+    if channels == 4:
+        array = array[:, :, [0, 0, 0, 1]]
+    return Picture(_upright(array, _orientation(image)), colour=channels == 4, alpha=True)
 
 
 def _read_tiff(file: BinaryIO, channels: int, max_pixels: int) -> Picture:

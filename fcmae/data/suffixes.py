@@ -3,8 +3,10 @@
 Shapes: C channels, H W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +93,24 @@ if features.check("avif"):
     from PIL.AvifImagePlugin import AvifImageFile
 
     SUFFIXES[".avif"] = ImageFormat(AvifImageFile.format)
+HEIF, HEIF_SUFFIXES = "HEIF", (".heic", ".heif", ".hif")
+if find_spec("pillow_heif"):  # a plugin of Pillow's, imported where pictures are opened
+    SUFFIXES |= dict.fromkeys(HEIF_SUFFIXES, ImageFormat(HEIF))
+_BRANDS = {b"avif": ".avif", b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic"}  # behind ftyp
 # Images that are not read: of phones and the web, of cameras, of microscopes and scanners.
 UNREAD = (
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".gif", ".svg", ".psd", ".tga", ".ppm", ".pgm", ".exr",
+    *HEIF_SUFFIXES, ".avif", ".jxl", ".jp2", ".j2k", ".gif", ".svg", ".psd", ".tga", ".ppm", ".pgm", ".exr",
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
     ".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".mrxs", ".dcm", ".fits",
 )  # fmt: skip
-CONVERT = "convert them to JPEG, PNG, TIFF or .npy"
+
+
+def find_remedy(passed_over: Collection[str]) -> str:
+    """Say what has files of these suffixes read, where they are images; nothing where they are none."""
+    if not set(passed_over) & set(UNREAD):
+        return ""
+    remedy = "convert them to JPEG, PNG, TIFF or .npy to have them read"
+    return remedy + (", or pip install pillow-heif" if set(passed_over) & set(HEIF_SUFFIXES) else "")
 
 
 def find_format(path: Path) -> ImageFormat:
@@ -110,10 +123,24 @@ def looks_like_picture(start: bytes) -> bool:
     """Tell by its first 12 bytes whether a file, whatever its name, is a picture that is read."""
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *TIFF_STARTS)):
         return True
+    if start[4:8] == b"ftyp":
+        return _BRANDS.get(start[8:], "") in SUFFIXES
     is_webp = start.startswith(b"RIFF") and start[8:] == b"WEBP"
     return is_webp or (start.startswith(b"BM") and start[6:10] == bytes(4))  # BMP's reserved bytes
 
 
-def pillow_formats() -> tuple[str, ...]:
+def pillow_formats() -> list[str]:
     """Return what Pillow is asked for: given no list, it takes seconds over its first broken file."""
-    return (*dict.fromkeys(known.pillow for known in SUFFIXES.values() if known.pillow), "GIF")
+    names = dict.fromkeys(known.pillow for known in SUFFIXES.values() if known.pillow)
+    return [name for name in (*names, "GIF") if name != HEIF or _has_heif()]
+
+
+@cache
+def _has_heif() -> bool:
+    """Let Pillow read HEIF by its plugin; tell whether that can be imported."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener(thumbnails=False, decode_threads=1)
+    return True

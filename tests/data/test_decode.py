@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from fcmae.data.decode import BrokenImage, read_image
+from fcmae.data.suffixes import looks_like_picture
 
 H, W = 40, 56
 Save = Callable[..., Path]
@@ -164,10 +165,35 @@ def write_deep_png(path: Path, values: np.ndarray) -> None:
     height, width, samples = values.shape
     rows = np.zeros((height, 1 + 2 * samples * width), np.uint8)
     rows[:, 1:] = values.astype(">u2").reshape(height, -1).view(np.uint8)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[samples], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[samples], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
     packed = (struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in chunks)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_grey_and_transparency_of_sixteen_bits_keeps_the_lower_ones(
+    tmp_path: Path, channels: int
+) -> None:
+    values = np.random.default_rng(0).integers(30000, 31000, (H, W, 2)).astype(np.uint16)
+    write_deep_png(path := tmp_path / "a.png", values)
+    expected = np.rint((values.astype(np.float32) - 30000) * (255 / 1000)).astype(np.uint8)
+    bands = {1: [0], 2: [0, 1], 3: [0, 0, 0], 4: [0, 0, 0, 1]}[channels]
+    found = read_image(path, channels, value_range=(30000, 31000))
+    assert torch.equal(found, torch.from_numpy(expected).permute(2, 0, 1)[bands])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_heic_is_pillows_where_its_plugin_is(tmp_path: Path, mode: str) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    heif.from_pillow(photo(mode)).save(tmp_path / "image.heic", quality=90)
+    expected = np.asarray(heif.open_heif(tmp_path / "image.heic").to_pillow().convert(mode))
+    channels = len(mode)
+    found = read_image(tmp_path / "image.heic", channels).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, expected.reshape(found.shape))
+    (tmp_path / "named").write_bytes((tmp_path / "image.heic").read_bytes())
+    assert looks_like_picture((tmp_path / "named").read_bytes()[:12])
+    assert np.array_equal(read_image(tmp_path / "named", channels).permute(1, 2, 0).numpy(), found)
 
 
 @pytest.mark.parametrize("samples", [3, 4])

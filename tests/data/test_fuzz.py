@@ -3,6 +3,8 @@
 import base64
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import fuzz
@@ -62,3 +64,14 @@ def test_what_has_crashed_a_decoder(content: str, tmp_path: Path) -> None:
 def test_a_tiff_of_millions_of_tiles_that_are_not_there_is_no_hang(tmp_path: Path) -> None:
     pytest.importorskip("tifffile")
     assert dict(fuzz.fuzz("tif", KINDS["tif tiled"](), range(235, 236), 5)) == {235: "broken"}
+
+
+@pytest.mark.slow
+def test_coverage_guided_inputs_let_nothing_escape(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris is not installed")
+    command = [sys.executable, "benchmarks/fuzz_coverage.py", "--seconds", "10"]
+    command += ["--findings", str(tmp_path / "found")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Done" in done.stderr
+    assert not list((tmp_path / "found").iterdir())

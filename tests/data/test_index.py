@@ -121,16 +121,16 @@ def test_cache_is_used_until_a_folder_changes(tmp_path: Path, monkeypatch: pytes
 def test_images_that_are_not_read_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = make_tree(tmp_path / "images", "1.jpg", "a/2.HEIC", "3.heic", "a/4.gif", "notes.txt", ".5.heic")
+    root = make_tree(tmp_path / "images", "1.jpg", "a/2.JXL", "3.jxl", "a/4.gif", "notes.txt", ".5.jxl")
     age(root)
     assert paths(ImageIndex.scan(root)) == ["1.jpg"]
     (warning,) = caplog.messages
-    assert warning.startswith(f"{root}: passed over 2 .heic, 1 .gif, 1 .txt; convert them to JPEG, PNG")
+    assert warning.startswith(f"{root}: passed over 2 .jxl, 1 .gif, 1 .txt; convert them to JPEG, PNG")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", None)  # nothing is listed any more
-        assert ImageIndex.scan(root).passed_over == {".heic": 2, ".gif": 1, ".txt": 1}
+        assert ImageIndex.scan(root).passed_over == {".jxl": 2, ".gif": 1, ".txt": 1}
     (root / "1.jpg").unlink()
-    with pytest.raises(UserError, match=r"no image: .* found 2 .heic, 1 .gif, 1 .txt; convert them to"):
+    with pytest.raises(UserError, match=r"no image: .* found 2 .jxl, 1 .gif, 1 .txt; convert them to"):
         ImageIndex.scan(root)
 
 

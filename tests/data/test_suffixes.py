@@ -12,7 +12,7 @@ from fcmae.data.headers import check_headers
 from fcmae.data.index import ImageIndex
 from fcmae.data.pixels import check_pixels
 from fcmae.data.sources import SourceOptions, open_source, open_splits
-from fcmae.data.suffixes import SUFFIXES, ImageFormat, check_size, find_format
+from fcmae.data.suffixes import SUFFIXES, ImageFormat, check_size, find_format, find_remedy
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +96,9 @@ def test_a_cached_list_is_of_the_suffixes_that_were_read_then(
 def test_the_longest_suffix_counts(name: str, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SUFFIXES, ".ome.tif", ImageFormat(read=read_raw))
     assert find_format(Path(name)) is SUFFIXES[suffix]
+
+
+def test_phones_photographs_say_what_reads_them() -> None:
+    assert find_remedy({".txt": 3}) == ""
+    assert "pillow-heif" not in find_remedy({".jxl": 1})
+    assert find_remedy([".heic"]).endswith("pip install pillow-heif")

@@ -195,7 +195,7 @@ def test_folders_with_images_or_folders_in_them_are_no_archives(tmp_path: Path) 
 
 
 def test_no_image_in_an_archive_is_told_with_what_was_found(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {"a.heic": b"", "b.txt": b""})
+    write_tar(tmp_path / "x.tar", {"a.jxl": b"", "b.txt": b""})
     with pytest.raises(UserError, match=r"x\.tar holds no image.*1 \.txt"):
         find_opener(str(tmp_path / "x.tar")).list_images()
     write_tar(tmp_path / "y.tar", {"a.jpg": b"no image"})
