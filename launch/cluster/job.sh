@@ -45,8 +45,8 @@ done
 # A site's signal for preemption may be SIGTERM, as is that of scancel. Times compare as text.
 preempted=
 [[ $(value PreemptTime) > $(value StartTime) && $(value PreemptTime) == [0-9]* ]] && preempted=yes
-if [ "$(value JobState)" = CANCELLED ]; then
-  exit 143
+if [[ $shown && $(value JobState) != RUNNING ]]; then
+  exit $status  # SLURM has ended the job, or queues it again by itself
 elif [ -e "$note.final" ]; then
   exit $status
 elif [ -n "$preempted" ]; then

@@ -120,6 +120,7 @@ def test_without_done_no_status_is_zero(site: Site) -> None:
         ("exit 137", "RUNNING", "2026-11-25T10:05:00", 1),
         ("touch $note.terminated; exit 143", "RUNNING", "2026-11-25T09:00:00", 0),  # of an earlier start
         ("touch $note.stopped; exit 0", "CANCELLED", "None", 0),
+        ("exit 143", "COMPLETING", "None", 0),  # preempted without grace: SLURM queues it again
         ("touch $note.final; exit 2", "RUNNING", "2026-11-25T10:05:00", 0),
         ("exit 1", "RUNNING", "None", 1),
     ],
@@ -128,6 +129,7 @@ def test_who_comes_back(site: Site, does: str, state: str, preempted: str, reque
     quoted = does.replace("$note", '"$note"')
     assert site.start(quoted, state=state, preempted=preempted) != 0
     assert site.requeues == requeues
+    assert ("failed" in notes(site)) == (does == "exit 1")
 
 
 def test_preemptions_and_failures_are_counted_apart(site: Site) -> None:
