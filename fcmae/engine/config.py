@@ -150,6 +150,7 @@ class TrainingConfig(Protocol):
         epochs: epochs of the whole run
         batch_size: images of one optimiser step, over all processes and accumulation steps
         seed: of whatever a step draws, dropout and drop path for example
+        device: auto, cpu, cuda, cuda:N or mps
         optim: optimiser and schedule
         loop: precision, and what is written when
     """
@@ -157,5 +158,6 @@ class TrainingConfig(Protocol):
     epochs: int
     batch_size: int
     seed: int
+    device: str
     optim: OptimConfig
     loop: LoopConfig

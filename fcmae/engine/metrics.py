@@ -3,9 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fcmae.core.distributed import (
 from fcmae.core.errors import UserError
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.loggers import Loggers
+from fcmae.engine.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 FILES_IN_A_MESSAGE = 8
@@ -93,6 +95,7 @@ class StepLog:
         batch_size: images of one optimiser step
         steps_per_epoch: optimiser steps of one epoch
         device: what trains
+        keep: keeps the step of a number, from 1, that is not finite; returns the checkpoint before it, if any
     """
 
     def __init__(
@@ -103,9 +106,11 @@ class StepLog:
         batch_size: int,
         steps_per_epoch: int,
         device: torch.device,
+        keep: Callable[[int], Path | None],
     ) -> None:
         self.loggers, self.display, self.scaler = loggers, display, scaler
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
+        self.keep = keep
         self.pending: list[StepMetrics] = []
         self.data_clock = DataClock(device)
         self.judged: tuple[float, float] | None = None  # seconds of waiting and of all, yet to be judged
@@ -173,7 +178,7 @@ class StepLog:
                 continue
             step.files = gather_lists(step.files)
             self.loggers.log({"step": step.step, "lr": step.lr, "not_finite": name, "files": step.files})
-            raise_together(not_finite_error(step, name, self.loggers.run.log_file))
+            raise_together(not_finite_error(step, name, self.loggers.run, self.keep(step.step)))
 
 
 def read_values(steps: list[StepMetrics]) -> list[dict[str, float]]:
@@ -189,14 +194,22 @@ def finite_mean(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def not_finite_error(step: StepMetrics, culprit: str, log_file: object) -> UserError:
-    """Return the error of a step whose loss or gradient norm, the culprit, is not finite."""
+def not_finite_error(step: StepMetrics, culprit: str, run: RunFolder, before: Path | None) -> UserError:
+    """Return the error of a step whose loss or gradient norm, the culprit, is not finite.
+
+    Args:
+        step: the step
+        culprit: loss or grad_norm
+        run: the folder of the run
+        before: the checkpoint before the step, if one was saved
+    """
     shown = ", ".join(step.files[:FILES_IN_A_MESSAGE])
     more = len(step.files) - FILES_IN_A_MESSAGE
     if more > 0:
-        shown += f" and {more} more, listed in {log_file}"
+        shown += f" and {more} more, listed in {run.log_file}"
+    saved = f"{before.name}, saved before it, is intact" if before else "No checkpoint was saved before it"
     return UserError(
         f"the {culprit} of step {step.step} is not finite (learning rate {step.lr:.3g}). Images of its "
-        f"batch: {shown}. The checkpoints before it are intact: look at these images, lower optim.base_lr, "
-        f"set optim.clip_grad, or use bf16 or float32 where loop.precision is fp16"
+        f"batch: {shown}. {saved}. fcmae replay {run.path} shows where it overflows. --change goes on "
+        "with other settings: a lower optim.base_lr, optim.clip_grad, or bf16 or float32 instead of fp16"
     )

@@ -46,6 +46,7 @@ class RunFolder:
         train_images, val_images: a fine-tuning's two lists
         statistics: mean and standard deviation of the images, where they were measured
         broken_images, broken_val_images: names of the images that could not be read
+        replay: folder of what is kept of a step that was not finite
         lock: held by the process that writes
         code: the copy of our package that a queued job runs
         jobs: folder of a queued job's logs and notes
@@ -68,6 +69,7 @@ class RunFolder:
         self.statistics = self.path / "statistics.json"
         self.broken_images = self.path / "broken_images.txt"
         self.broken_val_images = self.path / "broken_val_images.txt"
+        self.replay = self.path / "replay"
         self.lock = self.path / ".lock"
         self.code = self.path / "code"
         self.jobs = self.path / "jobs"
@@ -166,7 +168,7 @@ class RunFolder:
 
     def _refuse_misplaced(self) -> None:
         """Refuse a folder where the run keeps a file, and the reverse: it would fail there after hours."""
-        folders = {self.tensorboard, self.checkpoints, self.code, self.jobs}
+        folders = {self.tensorboard, self.checkpoints, self.replay, self.code, self.jobs}
         for path in (each for each in vars(self).values() if isinstance(each, Path) and each != self.path):
             if path.exists() and path.is_dir() != (path in folders):
                 kinds = ("folder", "file") if path in folders else ("file", "folder")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fcmae.core.signals import StopSignals
 from fcmae.engine.checkpoint import FORMAT, Checkpoints
 from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
+from fcmae.engine.kept import keep_step
 from fcmae.engine.loggers import Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
 from fcmae.engine.optim import create_optimizer, update
@@ -129,11 +131,17 @@ class Trainer:
         self.loggers = Loggers(run, config.loop.loggers)
         self.display = ProgressDisplay(self.total_steps, task.steps_per_epoch)
         self.metrics = StepLog(
-            self.loggers, self.display, self.scaler, config.batch_size, task.steps_per_epoch, device
+            self.loggers,
+            self.display,
+            self.scaler,
+            config.batch_size,
+            task.steps_per_epoch,
+            device,
+            self._keep,
         )
-        self._start(Progress())
+        self.start(Progress())
 
-    def _start(self, progress: Progress) -> None:
+    def start(self, progress: Progress) -> None:
         """Begin at a point of the run that is saved already, or is its beginning."""
         self.progress = progress
         self.batches = self.task.batches(progress.step, self.total_steps)
@@ -155,7 +163,7 @@ class Trainer:
         state = self.checkpoints.newest()
         if state is not None:
             require_same_data(self.run, state["data"], self.task.data())
-            self._start(restore(state, self.parallel, self.optimizer, self.scaler, self.checkpoints.folder))
+            self.start(restore(state, self.parallel, self.optimizer, self.scaler, self.checkpoints.folder))
         require_same_start(self.progress.step, self.checkpoints.folder)
         if state is not None:
             from_rank_zero(lambda: self._finish_saving(state))
@@ -208,6 +216,10 @@ class Trainer:
             UserError: a loss or a gradient norm is not finite
         """
         self.progress.add_losses(self.metrics.read())
+
+    def _keep(self, step: int) -> Path | None:
+        """Keep a step that was not finite for `fcmae replay`; return the checkpoint before it, if any."""
+        return keep_step(self.run, self.checkpoints, self.task, step, self.config.optim.accumulation_steps)
 
     def finish_epoch(self) -> None:
         """Evaluate, log the epoch, and save if it is time; whatever is drawn can wait until that is safe."""

@@ -13,6 +13,7 @@ from fcmae.launch.cli.exit_status import BROKEN_PIPE, Command, exit_status
 # By name: the module below this package whose `run` is the command, and what it does.
 COMMANDS = {
     "pretrain": ("pretrain", "train an encoder on images without labels"),
+    "replay": ("replay", "take the step of a run whose loss was not finite again: where it overflows"),
     "reconstruct": ("reconstruct", "draw what a run makes of hidden patches"),
     "finetune": ("finetune", "train on labels, from an encoder or from scratch"),
     "evaluate": ("evaluate", "measure a classifier on labelled images"),

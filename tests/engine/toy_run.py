@@ -107,6 +107,7 @@ class ToyConfig:
     epochs: int = EPOCHS
     batch_size: int = BATCH
     seed: int = 1
+    device: str = "cpu"
 
 
 def toy_config(**options: Any) -> ToyConfig:
