@@ -11,8 +11,6 @@ has to be that of a run that nothing interrupted, weights bit for bit and export
 """
 
 import argparse
-import builtins
-import io
 import itertools
 import os
 import random
@@ -22,89 +20,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.reliability.instants import NEVER, Instants, Kill
 from tests.reliability.small_runs import KINDS, argv_of, difference, end_of, import_all, in_child, make_data
-
-READS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.chdir", "os.getxattr", "os.listxattr"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-NEVER = 10**9
-
-
-class Instants:
-    """Counts the instants at which this process changes something below a folder; kills it at one of them.
-
-    Args:
-        folder: where to look
-        kill_at: number of the instant to die at, from 1
-        listed: file that the instants are listed in, one a line
-    """
-
-    def __init__(self, folder: Path, kill_at: int, listed: Path) -> None:
-        self.folder, self.kill_at, self.count = f"{folder}/", kill_at, 0
-        self.listed = os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def watch(self) -> None:
-        """Begin, for the rest of the life of this process."""
-        real_open = io.open
-
-        def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-            result = real_open(file, mode, *args, **options)
-            writes = bool(set(mode) & set("wax+"))
-            return TornFile(result, self, file) if writes and self.is_inside(file) else result
-
-        io.open = builtins.open = opened
-        sys.addaudithook(self.audit)
-
-    def is_inside(self, path: Any) -> bool:
-        """Return whether a path, if it is one, is below the folder."""
-        return isinstance(path, str | Path) and str(path).startswith(self.folder)
-
-    def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        """Count an event that changes something."""
-        changes = (event == "open" and args[2] & WRITING) or (event.startswith("os.") and event not in READS)
-        if changes and any(map(self.is_inside, args)) and self.is_next(event, args[0]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def is_next(self, event: str, path: Any) -> bool:
-        """Count an instant, and return whether it is the one to die at."""
-        self.count += 1
-        os.write(self.listed, f"{event} {str(path).removeprefix(self.folder)}\n".encode())
-        return self.count == self.kill_at
-
-
-class TornFile:
-    """An open file each of whose writes is an instant; the fatal one is half written."""
-
-    def __init__(self, file: Any, instants: Instants, path: Any) -> None:
-        self._file, self._instants, self._path = file, instants, path
-
-    def write(self, data: Any) -> Any:
-        """Write, or die in the middle of it."""
-        if self._instants.is_next("write", self._path):
-            self._file.write(data[: len(data) // 2])
-            self._file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self._file.write(data)
-
-    def writelines(self, lines: Any) -> None:
-        """Write one after another."""
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> "TornFile":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Any:
-        return iter(self._file)
 
 
 class Sweep:
@@ -127,7 +47,7 @@ class Sweep:
     def run(self, folder: Path, kill_at: int) -> int:
         """Start, or go on with, the run in a folder; return the exit status."""
         folder.mkdir(exist_ok=True)
-        instants = Instants(folder / "run", kill_at, folder / "instants.txt")
+        instants = Instants(folder / "run", kill_at, folder / "instants.txt", Kill())
         status = in_child(argv_of(self.kind, self.root, folder / "run"), folder, instants.watch)
         os.close(instants.listed)
         return status

@@ -62,6 +62,8 @@ def import_all() -> None:
     import timm.loss  # noqa: F401
 
     import fcmae.finetune.task
+    import fcmae.launch.cli.finetune
+    import fcmae.launch.cli.pretrain
     import fcmae.pretraining.task  # noqa: F401
 
     torch.set_num_threads(1)
