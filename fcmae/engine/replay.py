@@ -105,9 +105,7 @@ def watched(
         if name
     ]
     handles += [
-        parameter.register_post_accumulate_grad_hook(
-            lambda each, name=name: gradients.append((name, each.grad.detach().abs().amax()))
-        )
+        parameter.register_hook(lambda grad, name=name: gradients.append((name, grad.detach().abs().amax())))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]

@@ -4,7 +4,7 @@
 
 A run that was killed half the way goes on, and from one of its instants on every call about its folder fails:
 EIO of a disk or its connection, ESTALE of a file server that was restarted, EROFS of a file system that is
-mounted read-only, ENOSPC of a full disk, EDQUOT of a quota; or the folder is deleted under it. Reading counts.
+mounted read-only, ENOSPC of a full disk, EDQUOT of a quota; or the folder is deleted. Reading counts.
 It has to end in a line that says so, without a traceback, with status 1 where the error may pass, and a
 cluster so tries again, and 2 where it does not. The same command then gets to the end of a run that nothing
 disturbed, bit for bit.
@@ -29,7 +29,7 @@ from tests.reliability.small_runs import KINDS, argv_of, difference, end_of, imp
 STATUS = {"EIO": 1, "ESTALE": 1, "EROFS": 2, "ENOSPC": 2, "EDQUOT": 2, "deleted": 2}
 
 
-class Trials:
+class Sweep:
     """What came of one fault at the instants of a run that goes on from its middle.
 
     Args:
@@ -107,13 +107,13 @@ def sweep(kinds: list[str], faults: list[str], sample: int | None, seed: int) ->
         make_data(root)
         for kind in kinds:
             for fault in faults:
-                trials, started = Trials(kind, root, fault), time.monotonic()
-                numbers = few_alike(trials.instants, sample, seed)
+                each, started = Sweep(kind, root, fault), time.monotonic()
+                numbers = few_alike(each.instants, sample, seed)
                 for number in numbers:
-                    wrong = trials.survive(number)
+                    wrong = each.survive(number)
                     failed += bool(wrong)
                     if wrong:
-                        print(f"{kind} {fault} at {trials.instants[number - 1]}: {wrong}", flush=True)
+                        print(f"{kind} {fault} at {each.instants[number - 1]}: {wrong}", flush=True)
                 seconds = time.monotonic() - started
                 print(f"{kind}: {fault} at {len(numbers)} instants, {seconds:.0f} s", flush=True)
     print(f"{failed} not survived")
