@@ -38,6 +38,7 @@ from fcmae.data.transforms import RandomCropFlip
 from fcmae.engine.run_folder import RunFolder
 from fcmae.pretraining.config import PretrainConfig
 from fcmae.pretraining.prepare import prepare
+from fcmae.pretraining.quality import hold_out
 from fcmae.pretraining.task import PretrainTask
 
 BATCH = 64
@@ -110,9 +111,14 @@ def make_files(index: ImageIndex) -> None:
     first = index.root / "first.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((500, 400)).save(first)
-    batches = list(StepSampler(len(index), BATCH, 0, total_steps=16))
-    for i in {*(i for batch in batches for _, i in batch), *index.spread(32), *index.spread(8)}:
-        os.link(first, index.path(i))
+    images = FolderSource(index, 3)
+    trained, _ = hold_out(images, PretrainConfig().count_held_out(len(index)))
+    names = {index[i] for i in (*index.spread(32), *index.spread(8))}
+    for source in (images, trained):
+        for batch in StepSampler(len(source), BATCH, 0, total_steps=16):
+            names |= {source.name(i) for _, i in batch}
+    for name in names:
+        os.link(first, index.root / name)
     first.unlink()
     changed = {folder: (index.root / folder).stat().st_mtime_ns for folder in ("", *folders)}
     _write_cache(index, changed)
@@ -187,25 +193,31 @@ def run_children(kind: str, folder: Path, options: argparse.Namespace, count: in
     command += ["--workers", str(options.workers), "--ranks", str(options.ranks)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     children = [subprocess.Popen([*command, "--rank", str(rank)], **pipes) for rank in range(count)]
-    for child in children:  # all have their first batch before any measures
+    for child in children:  # all have their first batch before any measures, and stay until all have measured
         wait_for(child)
-    told = [child.communicate("measure\n")[0].splitlines()[-1] for child in children]
-    return [json.loads(line.removeprefix(READY)) for line in told]
+    for child in children:
+        child.stdin.write("measure\n")
+        child.stdin.flush()
+    told = [json.loads(wait_for(child)) for child in children]
+    for child in children:
+        child.communicate()
+    return told
 
 
-def wait_for(child: Any) -> None:
-    """Read what a process writes until it is ready."""
+def wait_for(child: Any) -> str:
+    """Read what a process writes until it tells something."""
     for line in child.stdout:
         if line.startswith(READY):
-            return
+            return str(line.removeprefix(READY))
     raise SystemExit("a process ended before its first batch")
 
 
-def tell(measured: dict[str, float], finish: Callable[[], dict[str, float]] = dict) -> None:
-    """Say that the first batch is there, wait for the others, and tell what was measured."""
+def tell(measure: Callable[[], dict[str, float]]) -> None:
+    """Say that the first batch is there, wait for the others, tell what is measured, and wait for the end."""
     print(READY, flush=True)
     sys.stdin.readline()
-    print(READY + json.dumps(measured | finish()), flush=True)
+    print(READY + json.dumps(measure()), flush=True)
+    sys.stdin.read()
 
 
 def first_batch(root: Path, options: argparse.Namespace) -> None:
@@ -217,7 +229,8 @@ def first_batch(root: Path, options: argparse.Namespace) -> None:
     task.data()
     batches = iter(task.batches(0, 16))
     next(batches)
-    tell({"seconds": seconds_since_start(), "busy": time.process_time(), "anonymous": anonymous()})
+    measured = {"seconds": seconds_since_start(), "busy": time.process_time(), "anonymous": anonymous()}
+    tell(lambda: measured)
 
 
 def read_batches(file: Path, options: argparse.Namespace) -> None:
@@ -229,7 +242,7 @@ def read_batches(file: Path, options: argparse.Namespace) -> None:
     batches = iter(Loader(dataset, sampler, options.workers, torch.device("cpu")))
     next(batches)
 
-    def finish() -> dict[str, float]:
+    def measure_sharing() -> dict[str, float]:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         fields = {"shared": "Pss:", "held": "Rss:"}
         return {
@@ -237,7 +250,7 @@ def read_batches(file: Path, options: argparse.Namespace) -> None:
             for name, field in fields.items()
         }
 
-    tell({}, finish)
+    tell(measure_sharing)
 
 
 def seconds_since_start() -> float:

@@ -226,10 +226,14 @@ def find_held_out(index: ImageIndex) -> dict[str, tuple[int, int]]:
     Returns:
         for each such folder the number of its first image and that after its last; nothing without a train/
     """
-    folders = [name for name in sorted(os.listdir(index.root)) if (index.root / name).is_dir()]
-    if not any(name.lower() in TRAIN_NAMES for name in folders):
+    of_splits = [
+        name
+        for name in sorted(os.listdir(index.root))
+        if name.lower() in (*TRAIN_NAMES, *VAL_NAMES, *RARE_VAL_NAMES) and (index.root / name).is_dir()
+    ]
+    found = [name for name in of_splits if name.lower() not in TRAIN_NAMES]
+    if len(found) == len(of_splits):
         return {}
-    found = [name for name in folders if name.lower() in (*VAL_NAMES, *RARE_VAL_NAMES)]
     ranges = {
         name: (bisect_left(index, name, key=_class_name), bisect_right(index, name, key=_class_name))
         for name in found
@@ -242,8 +246,9 @@ def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
 
     Where it holds nothing but a folder of its own name, as archives are unpacked, it is that one.
     """
-    folders = {name.lower(): root / name for name in sorted(os.listdir(root), reverse=True)}
-    found = next((folders[name] for name in names if name in folders and folders[name].is_dir()), None)
+    folders = {name.lower(): name for name in sorted(os.listdir(root), reverse=True)}
+    places = (root / folders[name] for name in names if name in folders)
+    found = next((place for place in places if place.is_dir()), None)
     if found is not None and os.listdir(found) == [found.name]:
         return found / found.name
     return found

@@ -175,9 +175,13 @@ class Selection:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def number(self, i: int) -> int:
+        """Return which image of the source image i is."""
+        return int(self.numbers[i])
+
     def name(self, i: int) -> str:
         """Return what the source calls the image."""
-        return self.source.name(int(self.numbers[i]))
+        return self.source.name(self.number(i))
 
     def read(self, i: int) -> Tensor:
         """Read the image from the source."""
@@ -185,7 +189,28 @@ class Selection:
 
     def read_shrunk(self, i: int, shrink: Shrink | None) -> Tensor:
         """Read the image from the source, smaller where it can."""
-        return read_shrunk(self.source, int(self.numbers[i]), shrink)
+        return read_shrunk(self.source, self.number(i), shrink)
+
+
+class Remainder(Selection):
+    """All but a few of a source's images, without a list of the millions that are left.
+
+    Args:
+        source: all images
+        left_out: int64, ascending, the numbers of those that are not among them
+    """
+
+    def __init__(self, source: ImageSource, left_out: np.ndarray) -> None:
+        super().__init__(
+            source, left_out - np.arange(len(left_out))
+        )  # how many of the others come before each
+
+    def __len__(self) -> int:
+        return len(self.source) - len(self.numbers)
+
+    def number(self, i: int) -> int:
+        """Return which image of the source image i is."""
+        return i + int(self.numbers.searchsorted(i, side="right"))
 
 
 class WatchedSource:

@@ -1,9 +1,9 @@
 """Where the records of a run go: JSON lines in its folder, TensorBoard, and what is registered beside them.
 
 A record is a dict of plain values with `step`, the optimiser steps done. That of a few steps holds means over
-them (`loss`, `grad_norm`, the task's metrics), `epoch` with its fraction, `lr`, `images_per_s` and
-`data_wait`, the fraction of the time that was spent on waiting for images; that of a whole epoch `epoch`, `epoch_loss` and
-what the task measured; of a failure `lr`, `not_finite` and `files`.
+them (`loss`, `grad_norm`, the task's metrics), `epoch` with its fraction, `lr`, `images_per_s`, and
+`data_wait`, the fraction of the time that steps waited for images; that of a whole epoch `epoch`,
+`epoch_loss` and what the task measured; of a failure `lr`, `not_finite` and `files`.
 """
 
 import json

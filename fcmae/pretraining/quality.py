@@ -14,7 +14,7 @@ from torch import Tensor
 from fcmae.core.distributed import current_world, gather_lists
 from fcmae.data.dataset import ImageDataset
 from fcmae.data.evaluation import micro_batch_size
-from fcmae.data.images import ImageSource, Selection
+from fcmae.data.images import ImageSource, Remainder, Selection
 from fcmae.data.transforms import resize_center_crop, to_float
 from fcmae.data.validity import split_validity
 from fcmae.models.collapse import channel_distance, distances_recorded
@@ -45,9 +45,7 @@ def hold_out(source: ImageSource, count: int) -> tuple[ImageSource, ImageSource]
     if count == 0:
         return source, Selection(source, np.empty(0, np.int64))
     held = evenly_spaced(len(source), count)
-    kept = np.ones(len(source), bool)
-    kept[held] = False
-    return Selection(source, kept.nonzero()[0]), Selection(source, held)
+    return Remainder(source, held), Selection(source, held)
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:

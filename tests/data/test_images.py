@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fcmae.core.errors import UserError
-from fcmae.data.images import ArraySource, FolderSource, Labelled
+from fcmae.data.images import ArraySource, FolderSource, Labelled, Remainder
 from fcmae.data.index import ImageIndex
 
 N = 20
@@ -61,3 +61,12 @@ def test_a_split_takes_of_each_class() -> None:
     assert (train.labels.bincount().tolist(), val.labels.bincount().tolist()) == ([8, 8], [2, 2])
     read = [int(part.source.read(i)) for part in (train, val) for i in range(len(part.source))]
     assert sorted(read) == list(range(20))
+
+
+@pytest.mark.parametrize("left_out", [[], [0], [2, 5], [0, 1, 2, 8, 9], [9]])
+def test_a_remainder_is_all_but_a_few(left_out: list[int]) -> None:
+    source = ArraySource(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1))
+    remainder = Remainder(source, np.array(left_out, np.int64))
+    kept = [i for i in range(10) if i not in left_out]
+    assert [int(remainder.read(i)) for i in range(len(remainder))] == kept
+    assert [remainder.name(i) for i in range(len(remainder))] == [f"image {i}" for i in kept]
