@@ -14,6 +14,7 @@ from fcmae.data.sources.listing import ListOpener
 from fcmae.data.sources.several import SeveralOpener
 from fcmae.data.sources.table import TableOpener
 from fcmae.data.sources.tar import TarOpener
+from fcmae.data.sources.tiles import TilesOpener
 from fcmae.data.sources.timm import TimmOpener
 from fcmae.data.sources.unread import UnreadOpener
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
 OPENERS: list[type[Opener]] = [  # the first that matches is taken
-    DigitsOpener, TimmOpener, UnreadOpener, TarOpener, ListOpener, HuggingFaceOpener, TableOpener, FolderOpener,
+    DigitsOpener, TimmOpener, UnreadOpener, TilesOpener, TarOpener, ListOpener, HuggingFaceOpener,
+    TableOpener, FolderOpener,
 ]  # fmt: skip
 
 

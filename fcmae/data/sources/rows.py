@@ -42,6 +42,10 @@ class RowFile(ABC):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it anew in a process that is not forked."""
+        return type(self), (self.path,)
+
     def value(self, row: int, column: str) -> Any:
         """Return what a row holds in a column.
 
