@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fcmae.core.errors import UserError
-from fcmae.data.suffixes import TIFF_STARTS
+from fcmae.data.suffixes import TIFF_STARTS, read_npy_header
 
 NPY, ZIP = b"\x93NUMPY", b"PK\3\4"
 ZARR_FILES = (".zarray", ".zgroup", "zarr.json")
@@ -94,7 +94,7 @@ class RawArray(DiskArray):
         missing = offset + math.prod(shape) * dtype.itemsize - path.stat().st_size
         if missing > 0:
             raise UserError(f"{path} is cut short: {missing} bytes of its array {shape} are missing")
-        self.file: BinaryIO = path.open("rb", buffering=0)  # type: ignore[assignment]
+        self.file: BinaryIO = path.open("rb", buffering=0)
 
     def read(self, box: Box) -> np.ndarray:
         sizes = tuple(each.stop - each.start for each in box)
@@ -213,9 +213,7 @@ def list_members(path: Path) -> list[str]:
 
 def _read_npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any], str | None]:
     """Return shape, type and axes; an array in Fortran's order is one in C's order with its axes reversed."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(file)
+    shape, is_fortran, dtype = read_npy_header(file)
     if dtype.kind not in "buif":
         raise ValueError(f"holds {dtype}, and images are of numbers")
     if not is_fortran or len(shape) < 2:
@@ -255,10 +253,10 @@ def _open_zarr(path: Path, member: str | None) -> DiskArray:
         import zarr
     except ImportError:
         raise UserError(f"{path}: zarr needs zarr: pip install zarr") from None
-    found = zarr.open(path, mode="r")
+    found: Any = zarr.open(path, mode="r")
     axes = None
     if isinstance(found, zarr.Group):
-        known = found.attrs.asdict()
+        known: Any = found.attrs.asdict()
         scales = (known.get("ome") or known).get("multiscales")
         names = sorted(name for name, _ in found.arrays())
         if member is None and scales:
@@ -271,7 +269,7 @@ def _open_zarr(path: Path, member: str | None) -> DiskArray:
             raise UserError(f"{path}: which of the arrays {', '.join(names)}? Add :images=NAME")
 
     def reopen() -> Any:
-        opened = zarr.open(path, mode="r")
+        opened: Any = zarr.open(path, mode="r")
         return opened if isinstance(opened, zarr.Array) else opened[member]
 
     return ChunkedArray(path, member, reopen, axes=axes)
@@ -287,7 +285,7 @@ def _open_tiff(path: Path) -> DiskArray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it reports what it then raises
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
-        page = series.keyframe
+        page: Any = series.keyframe
         axes = series.axes.lower()
         axes = axes.replace("c", "n").replace("s", "c") if "s" in axes else axes
         names = ("RGB", "YCBCR")

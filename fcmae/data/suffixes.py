@@ -3,11 +3,13 @@
 Shapes: C channels, H W pixels.
 """
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import features
@@ -42,17 +44,39 @@ class ImageFormat:
 
 
 def read_npy(path: Path, channels: int, max_pixels: int) -> np.ndarray:
-    """Map a .npy array (H, W) or (H, W, C) into memory, so that a false header allocates nothing.
+    """Read a .npy array (H, W) or (H, W, C), of whose header nothing is believed.
 
     Raises:
-        ValueError: another shape, or more than `max_pixels` pixels
-        OSError: no such file, or a damaged one
+        ValueError: another shape, more than `max_pixels` pixels, or no array of numbers
+        OSError: no such file
+        EOFError: it is cut short
     """
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"has shape {array.shape}: (H, W) or (H, W, C) is read")
-    check_size((array.shape[1], array.shape[0]), max_pixels)
-    return array
+    with path.open("rb") as file:
+        shape, is_fortran, dtype = read_npy_header(file)
+        if len(shape) not in (2, 3):
+            raise ValueError(f"has shape {shape}: (H, W) or (H, W, C) is read")
+        check_size((shape[1], shape[0]), max_pixels)
+        size = math.prod(shape) * dtype.itemsize
+        content = file.read(size) if size <= path.stat().st_size else b""
+    if len(content) < size:
+        raise EOFError(f"cut short: holds fewer than the {size} bytes of its array")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a .npy array: shape, whether it is in Fortran's order, and type of its values.
+
+    Raises:
+        ValueError: it is damaged, or the values are no numbers
+    """
+    formats = np.lib.format
+    is_first = formats.read_magic(file) == (1, 0)
+    shape, is_fortran, dtype = (
+        formats.read_array_header_1_0(file) if is_first else formats.read_array_header_2_0(file)
+    )
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, which are not read")
+    return shape, is_fortran, dtype
 
 
 def check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:

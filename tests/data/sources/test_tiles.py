@@ -171,7 +171,12 @@ def test_an_array_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.save(tmp_path / "a.npy", PICTURE)
     counted: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, at: counted.append(size) or pread(file, size, at))
+
+    def count(file: int, size: int, at: int) -> bytes:
+        counted.append(size)
+        return pread(file, size, at)
+
+    monkeypatch.setattr(os, "pread", count)
     source = open_source(f"{tmp_path / 'a.npy'}:tile=32", OPTIONS)
     counted.clear()
     source.read(0)
@@ -216,7 +221,8 @@ def test_an_array_that_becomes_shorter_while_it_is_read_is_a_broken_image(tmp_pa
 def test_labelled_arrays_of_usual_names(tmp_path: Path, names: tuple[str, ...], packed: bool) -> None:
     numbers = np.array([3, 7, 3, 7, 3, 7])
     arrays = {name: STACK if i % 2 == 0 else numbers[:, None] for i, name in enumerate(names)}
-    (np.savez_compressed if packed else np.savez)(tmp_path / "a.npz", **arrays)
+    save: Any = np.savez_compressed if packed else np.savez
+    save(tmp_path / "a.npz", **arrays)
     train, val = open_splits(f"{tmp_path / 'a.npz'}:tile=8", OPTIONS)  # labelled images stay whole
     assert train.classes == val.classes == ["3", "7"]
     assert [len(part.labels) for part in (train, val)] == ([6, 6] if len(names) > 2 else [2, 4])
