@@ -23,8 +23,9 @@ FOLDER, SAMPLE = (
     "folder",
     "sample",
 )  # columns: numbers into the notes FOLDERS and LABELS; a sample without has -1
-FOLDERS, LABELS, PASSED_OVER, READ = "folders", "labels", "passed_over", "suffixes"  # notes
+FOLDERS, LABELS, PASSED_OVER, READ = "folders", "labels", "passed_over", "how_read"  # notes
 INDEX_FILE = "index.npz"  # of this list, beside archives that `fcmae data pack` made
+FORMAT = 1  # of the list: one more wherever the same archives give another one
 SMALL = 1 << 28  # bytes of archives that one process has listed before others have started
 PROCESSES = 16
 
@@ -72,6 +73,11 @@ def _describe(root: Path, file: str) -> Archive:
     return [file, status.st_size, status.st_mtime_ns]
 
 
+def _how_read() -> list[int | str]:
+    """Return what a list depends on beside the archives."""
+    return [FORMAT, *SUFFIXES]
+
+
 def _cache_of(root: Path, archives: list[Archive]) -> Path:
     """Return where the list of these archives is kept between runs."""
     return cache_file(json.dumps([str(root), *(file for file, _, _ in archives)]))
@@ -91,7 +97,7 @@ def _read_cache(root: Path, archives: list[Archive]) -> ImageIndex | None:
                 same = all(sizes.get(name) == size for name, size, _ in archives)
             else:
                 same = kept == archives
-            if same and index.notes.get(READ) == list(SUFFIXES):
+            if same and index.notes.get(READ) == _how_read():
                 index.root = root
                 return take_archives(index, archives)
     return None
@@ -177,7 +183,7 @@ def _join(root: Path, archives: list[Archive], found: list[tuple[Task, Part]]) -
         FOLDERS: list(folders),
         LABELS: list(labels),
         PASSED_OVER: dict(passed_over),
-        READ: list(SUFFIXES),
+        READ: _how_read(),
     }
     names = np.frombuffer(b"".join(part.names for _, part in found), np.uint8)
     offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(part.lengths for _, part in found)]))

@@ -35,7 +35,11 @@ class BrokenList:
             source: what they were read from
             broken: (index, reason) of each
         """
-        self._note([(_encode(source.name(index)), _encode(reason)) for index, reason in broken])
+        self.add_names([(source.name(index), reason) for index, reason in broken])
+
+    def add_names(self, broken: list[tuple[str, str]]) -> None:
+        """List images that are not listed yet by (name, reason)."""
+        self._note([(_encode(name), _encode(reason)) for name, reason in broken])
 
     def gather(self) -> None:
         """List what all processes of the run have met; each of them calls this."""

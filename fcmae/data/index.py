@@ -108,10 +108,9 @@ class ImageIndex:
     def save(self, path: str | Path) -> None:
         """Write the list to a .npz file."""
         with write_atomically(Path(path)) as file:
-            columns = {COLUMN + name: column for name, column in self.columns.items()}
-            notes = np.array(json.dumps(self.notes))
-            root = np.array(str(self.root))
-            np.savez(file, root=root, names=self.names, offsets=self.offsets, notes=notes, **columns)
+            arrays: dict[str, Any] = {COLUMN + name: column for name, column in self.columns.items()}
+            texts = {"root": np.array(str(self.root)), "notes": np.array(json.dumps(self.notes))}
+            np.savez(file, names=self.names, offsets=self.offsets, **texts, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageIndex":

@@ -2,8 +2,8 @@
 
 import os
 from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from fcmae.data.index import ImageIndex
 
@@ -19,7 +19,7 @@ MAX_OPEN = (
     128  # archives that a process holds open: ImageNet-22K has 21,841 and a process may often hold 1,024
 )
 
-_open: OrderedDict[str, BinaryIO] = OrderedDict()
+_open: OrderedDict[str, FileIO] = OrderedDict()
 
 
 def read_part(index: ImageIndex, i: int, most: int | None = None) -> bytes | None:
@@ -61,13 +61,13 @@ def read_start(index: ImageIndex, i: int, count: int) -> bytes:
         return file.read(count)
 
 
-def _opened(path: str) -> BinaryIO:
+def _opened(path: str) -> FileIO:
     """Return an archive, open; those not used for long are closed once nobody holds them any more.
 
     It is only ever read by place, so that processes that inherit it do not disturb each other.
     """
     file = _open.pop(path, None) or open(path, "rb", buffering=0)  # noqa: SIM115
-    _open[path] = file  # type: ignore[assignment]
+    _open[path] = file
     while len(_open) > MAX_OPEN:
         _open.popitem(last=False)
-    return file  # type: ignore[return-value]
+    return file

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": ("predict", "classify a folder of images"),
     "embed": ("embed", "write the features of a folder of images"),
     "export": ("export", "convert weights to onnx, timm, transformers or torch"),
+    "data": ("data.command", "look at images, pack them into archives, find broken ones"),
     "submit": ("submit.command", "queue a command, a sweep or a pipeline on a cluster, or on this machine"),
     "jobs": ("jobs", "show or cancel what was submitted"),
     "info": ("info", "list the sizes: parameters, multiply-adds, activations"),

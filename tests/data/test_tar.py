@@ -130,7 +130,7 @@ def test_claims_of_any_size_take_no_memory_and_end(tmp_path: Path) -> None:
     for size in (1 << 33, (1 << 62), 8**11 - 1):
         for kind in (b"0", b"L", b"x", b"S"):
             header.size, header.type = size, kind
-            block = header._create_header(header.get_info(), tarfile.GNU_FORMAT, "utf-8", "strict")
+            block = header.create_gnu_header(header.get_info(), "utf-8", "strict")
             (tmp_path / "x.tar").write_bytes(block + b"\1" * 100)
             found, passed_over = members(tmp_path / "x.tar")
             assert not found

@@ -69,9 +69,11 @@ def test_a_command_is_explained_without_torch(name: str) -> None:
     assert run_in_a_process(code, name).splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "submit"])
+@pytest.mark.parametrize(
+    "command", [*sorted(COMMANDS.keys() - {"submit", "data"}), "data inspect", "data pack"]
+)
 def test_help_names_the_types_of_values(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert not re.search("<class|<function", help_of(capsys, command))
+    assert not re.search("<class|<function", help_of(capsys, *command.split()))
 
 
 @pytest.mark.parametrize("command", ON_WEIGHTS)
