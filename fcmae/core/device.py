@@ -41,6 +41,16 @@ def check_device(name: str) -> None:
             ) from None
 
 
+def count_gpus() -> int:
+    """Return how many CUDA devices this process is shown, asking the driver and not torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+
+
 def pick_device(name: str) -> "torch.device":
     """Turn a device's name into a device that is really there; a GPU that is named becomes the current one.
 

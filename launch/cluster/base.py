@@ -99,4 +99,4 @@ class Cluster(ABC):
 
     def output(self, record: Record, rank: int = 0) -> Path:
         """Return the file that holds what a process of a job printed."""
-        return Path(record.notes) / f"{record.job}_{rank}_log.out"
+        return record.kept.output(rank)

@@ -1,7 +1,7 @@
 # From here on all jobs are the same.
 
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
-note=$notes/$job
+note=$notes/$job log=$notes/${job}_0_log.out  # of this script too
 say() { echo "fcmae: error: $*"; }
 value() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<< "$shown"; }  # of what scontrol shows
 if ! touch "$notes/.writable"; then
@@ -9,6 +9,10 @@ if ! touch "$notes/.writable"; then
   exit 2
 fi
 rm -f "$note".{stopped,terminated,final,done}  # of an earlier start: what decides about this one is its own
+
+# A start that was cut short could not note why.
+cut=$(grep -s 'JOB .* DUE TO PREEMPTION' "$log" | grep -vxFf <(cat "$note.preempted" 2> /dev/null))
+[ -n "$cut" ] && echo "$cut" >> "$note.preempted"
 
 # Starts that find the newest checkpoint where the last ones found it make no progress.
 step=0
@@ -26,10 +30,11 @@ if setup; then
   export SUBMITIT_EXECUTOR=slurm PYTHONSAFEPATH=1 PYTHONPATH=$code
   starts=$(wc -l < "$note.started")  # where a port was in use, the next start takes another one
   export MASTER_PORT=${MASTER_PORT:-$((20000 + (17 * SLURM_JOB_ID + 7919 * starts) % 40000))}
+  from=$(($(cat "$log" 2> /dev/null | wc -c) + 1))
   trap : TERM USR2  # are for the processes, and what comes after them has to be done
   srun --kill-on-bad-exit=1 "${srun[@]}" \
     bash -c 'exec "$@" >> "${0}_${SLURM_PROCID}_log.out" 2>&1' "$note" "${python[@]}" \
-    -u -m fcmae.launch.cluster.process "$notes" "$run" "${fcmae[@]}"
+    -u -m fcmae.launch.cluster.process "$note" "$run" "${fcmae[@]}"
   status=$?
 else
   status=1
@@ -53,7 +58,9 @@ elif [ -n "$preempted" ]; then
   echo "on $SLURM_JOB_NODELIST" >> "$note.preempted"
 elif [ ! -e "$note.stopped" ]; then
   [ -e "$note.terminated" ] && exit $status
-  echo "exit status $status on $SLURM_JOB_NODELIST" >> "$note.failed"
+  failure=$(tail -c +"${from:-1}" "$log" 2> /dev/null |
+    sed -n 's/^srun: error: \([^:]*\): tasks\{0,1\} \([0-9]*\)[^:]*: \(.*\)/process \2: \3 on \1/p' | head -1)
+  echo "${failure:-exit status $status on $SLURM_JOB_NODELIST}" >> "$note.failed"
   [ "$(wc -l < "$note.failed")" -gt "$retries" ] && exit $status
 fi
 for wait in 1 5 15; do

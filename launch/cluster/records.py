@@ -1,6 +1,7 @@
 """What was submitted for a run, and what the job itself notes of its way."""
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,15 +27,47 @@ class Record:
     command: str
     notes: str
 
+    @property
+    def kept(self) -> "Notes":
+        """What its processes noted and printed."""
+        return Notes(Path(self.notes, self.job))
+
     def noted(self, event: str) -> list[str]:
         """Return the lines that the job's processes noted under an event, see `process.JobProcess`."""
-        path = note_file(Path(self.notes), self.job, event)
-        return path.read_text().splitlines() if path.exists() else []
+        return self.kept.lines(event)
 
 
-def note_file(notes: Path, job: str, event: str) -> Path:
-    """Return the file in which the processes of a job note an event."""
-    return notes / f"{job}.{event}"
+@dataclass(frozen=True)
+class Notes:
+    """What the processes of a job note and print: files of one prefix.
+
+    Args:
+        prefix: absolute; a folder and the job's id
+    """
+
+    prefix: Path
+
+    def file(self, event: str) -> Path:
+        """Return the file of an event."""
+        return Path(f"{self.prefix}.{event}")
+
+    def lines(self, event: str) -> list[str]:
+        """Return what was noted of an event, a line each time."""
+        return self.file(event).read_text().splitlines() if self.file(event).exists() else []
+
+    def add(self, event: str, text: str = "") -> None:
+        """Note an event."""
+        with self.file(event).open("a") as file:
+            file.write(f"{text}\n")
+
+    def output(self, rank: int) -> Path:
+        """Return the file that holds what a process printed."""
+        return Path(f"{self.prefix}_{rank}_log.out")
+
+
+def local_id(process: int) -> str:
+    """Return the id of a job that a process of this machine keeps; a shared folder shows it to others."""
+    return f"{process}@{os.uname().nodename}"
 
 
 def write_record(run: Path, record: Record) -> None:

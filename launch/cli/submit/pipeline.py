@@ -102,7 +102,7 @@ def plan(steps: list[list[str]], root: Path, options: JobOptions, *, acquire: bo
         if weights is None:
             jobs.append(resolve(name, [*argv, "--out", str(folder)], options, acquire=acquire))
         elif name != "finetune":
-            raise UserError(f"{name} cannot follow {names[number - 1]}: it starts from no weights")
+            raise UserError(f"{name} cannot follow {names[number - 1]}: in a pipeline it comes first")
         else:
             jobs.append(plan_finetuning([*argv, "--init", str(weights)], folder, options, acquire=acquire))
         weights = folder

@@ -1,7 +1,10 @@
 """Jobs in the background of this machine."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pytest
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.main import main
-from fcmae.launch.cluster.records import read_record
+from fcmae.launch.cluster import local
+from fcmae.launch.cluster.base import State
+from fcmae.launch.cluster.records import Record, read_record
 from fcmae.launch.cluster.registry import find_cluster
 from tests.launch.toys import refusal
 
@@ -23,6 +28,44 @@ def test_a_port_in_use_is_refused(
         monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
         argv = ["--cluster", "local", "--", "--config", "tiny.yaml", "--out", "run"]
         assert "already in use" in refusal(capsys, "submit", "pretrain", *argv)
+
+
+def test_gpus_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["submit", "pretrain", "--cluster", "local", "--gpus-per-node"]
+    monkeypatch.setattr(local, "count_gpus", lambda: 2)
+    assert "--gpus-per-node 3: this machine shows 2" in refusal(capsys, *argv, "3")
+    assert main([*argv, "2", "--dry-run"]) == 0
+
+
+def test_of_a_job_on_another_machine_nothing_is_known(tmp_path: Path) -> None:
+    record = Record(f"{os.getpid()}@moon", "local", "pretrain", str(tmp_path))
+    state = find_cluster("local").state(record)
+    assert state.active is None
+    assert "started on moon" in state.reason
+    record.kept.add("done")
+    assert find_cluster("local").state(record).active is False
+
+
+def test_the_callers_output_is_let_go_of(folder: Path) -> None:
+    """`fcmae submit --cluster local | tee log` ends while the job, which waits here in its setup, goes on."""
+    submit = [sys.executable, "-m", "fcmae", "submit", "pretrain", "--cluster", "local"]
+    command = ["--", "--config", "tiny.yaml", "--out", "run"]
+    begun = time.monotonic()
+    shown = subprocess.run([*submit, "--setup", "exec sleep 30", *command], capture_output=True, text=True)
+    assert time.monotonic() - begun < 25
+    assert "queued job" in shown.stdout
+    record = read_record(folder / "run")
+    assert record is not None
+    assert find_cluster("local").state(record) == State("ENDED", False)  # sleep is no keeper
+    os.kill(int(record.job.partition("@")[0]), signal.SIGTERM)
+
+
+def test_a_setup_that_fails_is_told_in_the_output(folder: Path) -> None:
+    argv = ["--cluster", "local", "--setup", "echo no module cuda; false", "--", "--config", "tiny.yaml"]
+    assert main(["submit", "pretrain", *argv, "--out", "run"]) == 0
+    assert "no module cuda" in wait(folder / "run")
 
 
 def wait(run: Path) -> str:
@@ -51,7 +94,7 @@ def test_job_on_this_machine_runs_the_code_and_settings_of_its_submission(
     assert main(["submit", "pretrain", *argv]) == 0
     Path("tiny.yaml").write_text("epochs: 7")
     output = wait(folder / "run")
-    assert "done: 56 steps" in output
+    assert "done: 55 steps" in output
     assert len(list((folder / "run" / "code").glob("*/fcmae/models/convnext.py"))) == 1
     capsys.readouterr()
     assert main(["jobs", "run"]) == 0
@@ -68,9 +111,10 @@ def test_killed_process_on_this_machine_is_tried_again_in_the_same_folder(folder
     while len(RunFolder(run).records()) < 10:
         assert time.monotonic() < end
         time.sleep(0.1)
-    [victim] = [pid for pid in processes_of(run) if "SUBMITIT_LOCAL_GLOBALID=1" in environment(pid)]
+    [victim] = [pid for pid in processes_of(run) if "RANK=1" in environment(pid)]
     os.kill(victim, 9)
     output = wait(run)
+    assert note(run, "failed") == ["process 1: exit status -9"]
     assert "process 0 of 2" in output
     assert "going on after step" in output
     assert len(note(run, "started")) == 2
@@ -102,7 +146,7 @@ def processes_of(run: Path) -> list[int]:
             argv = (entry / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "submitit.core._submit" in argv and str(run / "jobs") in argv:
+        if "fcmae.launch.cluster.process" in argv and str(run) in argv:
             found.append(int(entry.name))
     return found
 

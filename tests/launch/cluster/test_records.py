@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fcmae.launch.cluster.records import Record, find_records, note_file, read_record, write_record
+from fcmae.launch.cluster.records import Record, find_records, read_record, write_record
 
 
 def test_runs_are_found_in_the_order_of_submission(tmp_path: Path) -> None:
@@ -18,6 +18,8 @@ def test_runs_are_found_in_the_order_of_submission(tmp_path: Path) -> None:
 
 def test_notes_are_lines_by_event(tmp_path: Path) -> None:
     record = Record("7", "local", "pretrain", str(tmp_path))
-    note_file(tmp_path, "7", "started").write_text("on node1\non node2\n")
+    for node in ("node1", "node2"):
+        record.kept.add("started", f"on {node}")
     assert record.noted("started") == ["on node1", "on node2"]
+    assert record.kept.file("started") == tmp_path / "7.started"
     assert record.noted("failed") == []

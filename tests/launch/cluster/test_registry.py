@@ -88,7 +88,7 @@ def test_a_registered_cluster_runs_shows_and_cancels(
     folder: Path, background: Background, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*SUBMIT, *TINY]) == 0
-    assert "done: 56 steps" in wait(background, folder / "run")
+    assert "done: 55 steps" in wait(background, folder / "run")
     capsys.readouterr()
     assert main(["jobs", "run"]) == 0
     assert "COMPLETED" in capsys.readouterr().out

@@ -27,7 +27,7 @@ esac
 PYTHON = """#!/bin/bash
 printf '%s\\n' "$@" > "$SITE/argv"
 env > "$SITE/environment"
-note=$4/7
+note=$4
 eval "$DOES"
 """
 
@@ -99,7 +99,7 @@ def test_a_job_that_is_done_ends_well_whatever_comes_while_it_shuts_down(site: S
     assert site.start('touch "$note.done"; exit 143') == 0
     root = site.submission.root
     assert (site.folder / "argv").read_text().splitlines() == [
-        "-u", "-m", "fcmae.launch.cluster.process", str(root / "jobs"), str(root),
+        "-u", "-m", "fcmae.launch.cluster.process", str(root / "jobs" / "7"), str(root),
         "pretrain", "--out", str(root), "--epochs", "3",
     ]  # fmt: skip
     assert site.requeues == 0
@@ -141,6 +141,25 @@ def test_preemptions_and_failures_are_counted_apart(site: Site) -> None:
     jobs = site.submission.notes
     assert (jobs / "7.preempted").read_text() == "on node1\n" * 3
     assert (jobs / "7.failed").read_text() == "exit status 3 on node1\n" * 2
+
+
+def test_the_process_that_failed_is_noted(site: Site) -> None:
+    jobs = site.submission.notes
+    (jobs / "7_0_log.out").write_text("srun: error: node1: task 9: Killed\n")  # of an earlier start
+    killed = "srun: error: node2: tasks 3-4: Killed\nsrun: error: node1: task 0: Exited with exit code 1\n"
+    site.start(f"printf '{killed}' >> \"${{note}}_0_log.out\"; exit 137")
+    assert (jobs / "7.failed").read_text() == "process 3: Killed on node2\n"
+
+
+def test_a_preemption_that_let_nothing_be_noted_is_counted_once_at_the_next_start(site: Site) -> None:
+    log = site.submission.notes / "7_0_log.out"
+    for second in (1, 2):
+        line = f"slurmstepd-n: error: *** JOB 7 ON node1 CANCELLED AT 10:0{second} DUE TO PREEMPTION ***\n"
+        with log.open("a") as file:
+            file.write(line)
+        for _ in range(2):
+            site.start('touch "$note.stopped"')
+    assert (site.submission.notes / "7.preempted").read_text() == log.read_text()
 
 
 def test_a_refused_requeue_is_tried_three_times_and_ends_as_a_failure(site: Site) -> None:
@@ -196,7 +215,7 @@ def test_an_array_runs_the_command_of_its_number(site: Site, monkeypatch: pytest
     site.submission = replace(site.submission, jobs=[job, replace(job, argv=["--seed", "a 'b'"])])
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    assert site.start('touch "$4/7_1.done"') == 0
+    assert site.start('touch "$note.done"') == 0
     assert (site.folder / "argv").read_text().splitlines()[-3:] == ["pretrain", "--seed", "a 'b'"]
 
 

@@ -150,6 +150,6 @@ def test_help_of_a_command_lists_the_options_of_its_job(
 def test_debug_runs_the_command_in_this_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["submit", "pretrain", "--cluster", "debug", "--", "--config", "tiny.yaml"]
     assert main([*argv, "--out", "run"]) == 0
-    assert "done: 56 steps" in capsys.readouterr().out
+    assert "done: 55 steps" in capsys.readouterr().out
     assert not (folder / "run" / "jobs").exists()
     assert "seed is -1" in refusal(capsys, *argv, "--seed", "-1")
