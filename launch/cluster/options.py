@@ -33,7 +33,7 @@ class JobOptions:
         retries: how often a job that failed by itself is queued again
         stalls: starts in a row that may end, for whatever reason, without a new checkpoint
         parallel: jobs of a sweep that run at the same time
-        setup: a line of shell that each machine's job begins with, such as `module load cuda`; repeatable
+        setup: line of bash that the job begins with, such as `module load cuda`; repeatable
         container: image that the processes run in, with PyTorch and what fcmae depends on
         container_runtime: what starts the container
         container_mounts: folders that it sees besides the run's, as SOURCE:TARGET; repeatable

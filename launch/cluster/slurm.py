@@ -16,7 +16,7 @@ from fcmae.launch.cluster import squeue
 from fcmae.launch.cluster.base import Cluster, State
 from fcmae.launch.cluster.job import Submission
 from fcmae.launch.cluster.records import Record
-from fcmae.launch.cluster.script import batch_script
+from fcmae.launch.cluster.script import batch_script, cpus_per_task
 
 OURS = ("array", "error", "open-mode", "output", "parsable", "test-only", "wait", "wrap")  # options of sbatch
 WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
@@ -48,7 +48,14 @@ class Slurm(Cluster):
         if shutil.which("sbatch") is None:
             raise UserError("no SLURM on this machine (sbatch is not in PATH): use --cluster local")
         check_folder(submission.root)
-        sbatch(["--test-only"], self.preview(submission))
+        try:
+            sbatch(["--test-only"], self.preview(submission))
+        except UserError as error:
+            count = cpus_per_task(submission)
+            if count is None or submission.options.cpus_per_task is not None:
+                raise
+            hint = f"{count} CPUs for each process are asked for, unless --cpus-per-task is given"
+            raise UserError(f"{error} ({hint})") from None
 
     def preview(self, submission: Submission) -> str:
         """Return the script that sbatch will be given."""
@@ -92,11 +99,15 @@ def sbatch(options: list[str], script: str) -> str:
     """Give a script to sbatch; return what it prints.
 
     Raises:
-        UserError: SLURM refuses, in its own words
+        UserError: SLURM refuses, in its own words, or does not answer in a minute
     """
-    answer = subprocess.run(
-        ["sbatch", *options], input=script, env=environment(), capture_output=True, text=True, timeout=60
-    )
+    command = ["sbatch", *options]
+    try:
+        answer = subprocess.run(
+            command, input=script, env=environment(), capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{' '.join(command)} does not answer: see squeue before you try again") from error
     if answer.returncode:
         raise UserError(f"SLURM refuses the job: {' '.join(answer.stderr.split())}")
     return answer.stdout

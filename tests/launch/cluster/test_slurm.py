@@ -1,169 +1,87 @@
-"""Jobs on a real cluster: they end, come back after preemption, time-out and kill, wait for one another."""
+"""What is asked of SLURM before and when jobs are queued, where a stand-in plays sbatch."""
 
-import os
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
-import yaml
 
-from fcmae.engine.checkpoint import Checkpoints
-from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.main import main
-from fcmae.launch.cluster.records import read_record
-from tests.launch.cluster.on_slurm import (
-    cancel_all,
-    ended,
-    note,
-    output,
-    preempt_by,
-    slurm_answers,
-    steps,
-    submit,
-    until,
-    write_recipe,
-)
-from tests.launch.toys import refusal
-from tests.reliability.twenty_preemptions import survive
+from fcmae.core.errors import UserError
+from fcmae.launch.cluster.job import Job, Submission
+from fcmae.launch.cluster.options import JobOptions
+from fcmae.launch.cluster.slurm import Slurm, environment
 
-FINETUNE = ("finetune", "--config", "labels.yaml")
-LABELS = {
-    "data": "digits",
-    "epochs": 1,
-    "batch_size": 32,
-    "augment": {"auto_augment": None},
-    "images": {"workers": 0},
-}
-
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not slurm_answers(), reason="no SLURM cluster: squeue does not answer"),
-]
+# Keeps its options and its script; answers, and ends, as it is told.
+SBATCH = """#!/bin/bash
+echo "$@" >> "$SITE/options"
+cat > "$SITE/script"
+printf "$SAYS"
+echo "$REFUSES" >&2
+[ -z "$REFUSES" ]
+"""
 
 
-@pytest.fixture(autouse=True)
-def recipes(folder: Path) -> Iterator[None]:
-    """Recipes in the working directory, beside a user's module; jobs left over are cancelled."""
-    write_recipe(folder)
-    (folder / "labels.yaml").write_text(yaml.safe_dump(LABELS))
-    (folder / "models.py").write_text("raise RuntimeError('a module of the user')")
-    yield
-    cancel_all(folder)
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a stand-in of sbatch, which comes first in PATH."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(SBATCH)
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}", prepend=":")
+    for name, value in (("SITE", str(tmp_path)), ("SAYS", "31;cluster\\n"), ("REFUSES", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("fcmae.launch.cluster.slurm.cluster_is_here", lambda: True)
+    return tmp_path
 
 
-def test_preempted_by_every_signal_it_comes_back_and_ends_the_same(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def submission(folder: Path, jobs: int = 1, **options: int) -> Submission:
+    job = Job("pretrain", ["--seed", "1"], folder / "run")
+    return Submission([job] * jobs, JobOptions(**options), folder / "run", folder / "code", "name")
+
+
+def test_ids_are_those_that_sbatch_gives_and_the_script_is_kept(site: Path) -> None:
+    assert Slurm().submit(submission(site)) == ["31"]
+    assert Slurm().submit(submission(site, jobs=3)) == ["31_0", "31_1", "31_2"]
+    kept = (site / "run" / "jobs" / "31_submission.sh").read_text()
+    assert kept == (site / "script").read_text() == Slurm().preview(submission(site, jobs=3))
+    assert "#SBATCH --array=0-2%3" in kept
+
+
+def test_a_refusal_is_in_slurms_words_with_what_was_asked_unasked(
+    site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SBATCH_PARTITION", "SLURM_NTASKS", "SRUN_CPUS_PER_TASK", "SLURM_JOB_ID"):
-        monkeypatch.setenv(name, "7")  # as a job that submits would have them
-    try:
-        survive(folder, 2, ["low", "instant"])
-    finally:
-        preempt_by("user")
+    Slurm().check_jobs(submission(site))
+    assert (site / "options").read_text() == "--test-only\n"
+    monkeypatch.setenv("REFUSES", "allocation failure:\n  no such node")
+    with pytest.raises(UserError, match=r"SLURM refuses the job: allocation failure: no such node$"):
+        Slurm().check_jobs(submission(site))
+    with pytest.raises(UserError, match=r"\(9 CPUs for each process are asked for, unless --cpus-per-task"):
+        Slurm().check_jobs(submission(site, gpus_per_node=1))
+    with pytest.raises(UserError, match=r"no such node$"):
+        Slurm().check_jobs(submission(site, gpus_per_node=1, cpus_per_task=2))
 
 
-def test_time_limit_saves_and_goes_on(folder: Path) -> None:
-    submit(
-        "pretrain", "--time", "1", "--signal-seconds", "40",
-        "--", "--config", "tiny.yaml", "--epochs", "40", "--out", "run",
-    )  # fmt: skip
-    run = folder / "run"
-    until(lambda: len(note(run, "started")) >= 2, "it does not start again")
-    until(lambda: "going on after step" in output(run), "it does not go on")
-    assert not note(run, "failed")
+def test_a_folder_that_slurm_cannot_write_to_is_named(site: Path) -> None:
+    with pytest.raises(UserError, match="backslash"):
+        Slurm().check_jobs(submission(site / "a\\b"))
 
 
-def test_killed_process_is_tried_again(folder: Path) -> None:
-    submit("pretrain", "--nodes", "2", "--retries", "1", "--", "--config", "tiny.yaml", "--epochs", "60",
-           "--out", "run")  # fmt: skip
-    run = folder / "run"
-    until(lambda: len(steps(run)) > 10, "no steps")
-    os.kill(process_of(run, 1), 9)
-    until(lambda: len(note(run, "started")) == 2, "it does not start again")
-    until(lambda: len(steps(run)) > 20, "no steps after the restart")
-    os.kill(process_of(run, 1), 9)
-    until(lambda: ended(run), "it does not give up")
-    assert len(note(run, "failed")) == 2
-    assert "Killed" in output(run)
-
-
-def process_of(run: Path, rank: int) -> int:
-    """The process id of a rank of the job in a run folder."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            environment = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        ours = str(run / "jobs").encode() in argv and b"fcmae.launch.cluster.process" in argv
-        if ours and f"SLURM_PROCID={rank}".encode() in environment:
-            return int(entry.name)
-    raise AssertionError(f"no process of rank {rank}")
-
-
-def test_pipeline_of_three_steps(folder: Path) -> None:
-    submit(
-        "pipeline", "--out", "all",
-        "--", "pretrain", "--config", "tiny.yaml", "--epochs", "1",
-        "--", *FINETUNE,
-        "--", "evaluate", "--data", "digits",
-    )  # fmt: skip
-    root = folder / "all"
-    until(lambda: ended(root / "evaluate"), "the last step does not end")
-    assert (root / "evaluate" / "report" / "confusion.png").exists(), output(root)
-    assert "top-1" in output(root)
-    settings = yaml.safe_load((root / "finetune" / "config.yaml").read_text())
-    assert settings["init"] == str(root / "pretrain")
-    assert settings["network"]["dims"] == [8, 8, 8, 8]
-
-
-def test_failed_step_cancels_what_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    submit(
-        "pipeline", "--out", "all",
-        "--", "pretrain", "--config", "tiny.yaml", "--epochs", "60",
-        "--", *FINETUNE,
-        "--", "evaluate", "--data", "digits",
-    )  # fmt: skip
-    root = folder / "all"
-    until(lambda: len(steps(root / "pretrain")) > 2, "no steps")
-    assert main(["jobs", "all/pretrain", "--cancel"]) == 0
-    for step in ("pretrain", "finetune", "evaluate"):
-        until(partial(ended, root / step), f"{step} is still there")
-    assert Checkpoints(root / "pretrain" / "checkpoints").newest() is not None  # it saved first
-    assert not (root / "finetune" / "config.yaml").exists()
-    assert len(note(root / "pretrain", "started")) == 1
-
-
-def test_sweep_is_a_run_for_each_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    submit(
-        "pretrain", "--sweep", "optim.lr=1e-3,2e-3", "--parallel", "2",
-        "--", "--config", "tiny.yaml", "--epochs", "1", "--out", "sweep",
-    )  # fmt: skip
-    runs = [folder / "sweep" / f"optim.lr={lr}" for lr in ("1e-3", "2e-3")]
-    until(lambda: all(ended(run) for run in runs), "the sweep does not end")
-    losses = {tuple(each["loss"] for each in RunFolder(run).records() if "loss" in each) for run in runs}
-    assert len(losses) == 2
-    capsys.readouterr()
-    assert main(["jobs", "sweep"]) == 0
-    table = capsys.readouterr().out
-    assert table.count("COMPLETED") == 2
-    assert "optim.lr=2e-3" in table
-
-
-def test_unknown_partition_is_refused_in_slurms_words(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["submit", "pretrain", "--partition", "moon", "--", "--out", "run"]
-    assert "invalid partition" in refusal(capsys, *argv).lower()
-    assert not (folder / "run").exists()
-
-
-def test_second_job_for_a_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["pretrain", "--slurm-begin", "now+1hour", "--", "--config", "tiny.yaml", "--epochs", "1"]
-    submit(*argv, "--out", "run")
-    record = read_record(folder / "run")
-    assert record is not None
-    assert f"job {record.job} is pending" in refusal(capsys, "submit", *argv, "--out", "run")
+def test_a_job_inherits_no_job() -> None:
+    shell = {
+        "SLURM_JOB_ID": "3",
+        "SLURM_NTASKS": "4",
+        "SBATCH_PARTITION": "moon",
+        "SRUN_CPUS_PER_TASK": "2",
+        "SUBMITIT_EXECUTOR": "local",
+        "MASTER_PORT": "1",
+        "RANK": "7",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "OMP_NUM_THREADS": "5",
+    }
+    with mock.patch.dict("os.environ", shell):
+        inherited = environment()
+    assert {name: inherited.get(name) for name in shell} == {
+        **dict.fromkeys(shell),
+        "SLURM_CONF": "/etc/slurm.conf",
+        "OMP_NUM_THREADS": "5",
+    }
