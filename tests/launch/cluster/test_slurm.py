@@ -34,9 +34,15 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def submission(folder: Path, jobs: int = 1, **options: int) -> Submission:
+def submission(folder: Path, jobs: int = 1, gpus: int | None = None, cpus: int | None = None) -> Submission:
     job = Job("pretrain", ["--seed", "1"], folder / "run")
-    return Submission([job] * jobs, JobOptions(**options), folder / "run", folder / "code", "name")
+    return Submission(
+        [job] * jobs,
+        JobOptions(gpus_per_node=gpus, cpus_per_task=cpus),
+        folder / "run",
+        folder / "code",
+        "name",
+    )
 
 
 def test_ids_are_those_that_sbatch_gives_and_the_script_is_kept(site: Path) -> None:
@@ -56,9 +62,9 @@ def test_a_refusal_is_in_slurms_words_with_what_was_asked_unasked(
     with pytest.raises(UserError, match=r"SLURM refuses the job: allocation failure: no such node$"):
         Slurm().check_jobs(submission(site))
     with pytest.raises(UserError, match=r"\(9 CPUs for each process are asked for, unless --cpus-per-task"):
-        Slurm().check_jobs(submission(site, gpus_per_node=1))
+        Slurm().check_jobs(submission(site, gpus=1))
     with pytest.raises(UserError, match=r"no such node$"):
-        Slurm().check_jobs(submission(site, gpus_per_node=1, cpus_per_task=2))
+        Slurm().check_jobs(submission(site, gpus=1, cpus=2))
 
 
 def test_a_folder_that_slurm_cannot_write_to_is_named(site: Path) -> None:
