@@ -4,6 +4,7 @@ Shapes: B batch, K classes, C channels, H W pixels.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from fcmae.data.sources import find_opener
 from fcmae.data.statistics import measure_statistics, settle_statistics
 from fcmae.data.transforms import to_float, training_crop
 from fcmae.engine.checkpoint import Checkpoints, load_checkpoint
+from fcmae.engine.loggers import Logger
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
@@ -42,11 +44,14 @@ from fcmae.models.kernels.selftest import Example
 logger = logging.getLogger(__name__)
 
 
-def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
+def finetune(
+    config: FinetuneConfig, run: RunFolder, loggers: Sequence[Callable[[RunFolder], Logger]] = ()
+) -> Summary:
     """Run, or go on with, a fine-tuning to its end; keep the weights of the best epoch.
 
     Args:
         config, run: from `fcmae.finetune.prepare.prepare`
+        loggers: makers of loggers beside those that the settings name
 
     Raises:
         UserError: a setting that cannot work, a loss that is not finite, a disk that is full
@@ -55,7 +60,9 @@ def finetune(config: FinetuneConfig, run: RunFolder) -> Summary:
     torch.manual_seed(config.seed)
     task = FinetuneTask(config, run, device)
     best = (config.best, best_direction(config.best))
-    summary = train(task, config, device=device, run=run, best=best, patience=config.patience)
+    summary = train(
+        task, config, device=device, run=run, best=best, patience=config.patience, loggers=loggers
+    )
     if current_world().is_rank_zero and summary.interrupted is None:
         task.write_results()
     return summary

@@ -9,6 +9,8 @@ import argparse
 import difflib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -156,6 +158,26 @@ def settings_parser(kind: type, prog: str, description: str, recipes: str = "") 
     )
     parser.add_class_arguments(kind)
     return parser
+
+
+def to_argv(options: Mapping[str, Any], group: str = "") -> list[str]:
+    """Return options that were given in code as a command line gives them.
+
+    Args:
+        options: by name; those of a group as a dict or a dataclass, `optim={"lr": 1e-3}` for --optim.lr 0.001
+        group: that all are of, with its dot
+    """
+    argv: list[str] = []
+    for name, value in options.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if isinstance(value, Mapping):
+            argv += to_argv(value, f"{group}{name}.")
+        elif isinstance(value, str | Path):
+            argv.append(f"--{group}{name}={value}")
+        else:
+            argv.append(f"--{group}{name}={json.dumps(value, default=str)}")
+    return argv
 
 
 def read_settings(kind: type[Settings], path: Path) -> Settings:

@@ -121,17 +121,38 @@ def check_loggers(names: Iterable[str]) -> None:
             raise UserError(f"loop.loggers names {name!r}: choose from {', '.join(LOGGERS)}")
 
 
+class Callback(Logger):
+    """A function of one's own that is called with each record.
+
+    Args:
+        run: the folder of the run, acquired
+        function: called with a record
+    """
+
+    def __init__(self, run: RunFolder, function: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(run)
+        self.function = function
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Hand a copy of a record over."""
+        self.function(dict(record))
+
+
 class Loggers(Logger):
-    """The loggers of a run as one: JSON lines always, and those that are named. Empty but in rank zero.
+    """The loggers of a run as one: JSON lines always, and those that are asked for. Empty but in rank zero.
 
     Args:
         run: the folder of the run, acquired
         names: keys of `LOGGERS`
+        more: makers of further loggers
     """
 
-    def __init__(self, run: RunFolder, names: Iterable[str]) -> None:
+    def __init__(
+        self, run: RunFolder, names: Iterable[str], more: Iterable[Callable[[RunFolder], Logger]] = ()
+    ) -> None:
         super().__init__(run)
-        kinds = [JsonLines, *(LOGGERS[name] for name in names)] if current_world().is_rank_zero else []
+        asked = [JsonLines, *(LOGGERS[name] for name in names), *more]
+        kinds = asked if current_world().is_rank_zero else []
         self.loggers = [kind(run) for kind in kinds]
 
     def log(self, record: dict[str, Any]) -> None:

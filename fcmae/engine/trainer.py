@@ -4,7 +4,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from fcmae.engine.checkpoint import FORMAT, Checkpoints
 from fcmae.engine.config import TrainingConfig
 from fcmae.engine.display import ProgressDisplay
 from fcmae.engine.kept import keep_step
-from fcmae.engine.loggers import Loggers
+from fcmae.engine.loggers import Logger, Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
 from fcmae.engine.optim import create_optimizer, update
 from fcmae.engine.parallel import ParallelTask
@@ -44,6 +44,7 @@ def train(
     run: RunFolder,
     best: Criterion | None = None,
     patience: int | None = None,
+    loggers: Sequence[Callable[[RunFolder], Logger]] = (),
 ) -> Summary:
     """Train a task to the end of its last epoch, or until a signal to stop; go on where the run left off.
 
@@ -59,11 +60,12 @@ def train(
         best: the metric that chooses the epoch of `best.pt`, and whether low or high is good: `loss` (the
             epoch's mean) or a name that `evaluate` returns; by default there is no such checkpoint
         patience: end the run after this many epochs without a better one by `best`
+        loggers: makers of loggers beside those that the settings name
 
     Raises:
         UserError: a loss is not finite, or a checkpoint cannot be written or read
     """
-    trainer = Trainer(task, config, device, run, best, patience)
+    trainer = Trainer(task, config, device, run, best, patience, loggers)
     trainer.resume()
     with StopSignals(config.loop.agree_seconds) as stop, trainer.display:
         received = None
@@ -102,6 +104,7 @@ class Trainer:
         run: RunFolder,
         best: Criterion | None = None,
         patience: int | None = None,
+        loggers: Sequence[Callable[[RunFolder], Logger]] = (),
     ) -> None:
         config.optim.check(config.epochs, config.batch_size)
         self.task, self.config, self.device, self.run = task, config, device, run
@@ -128,7 +131,7 @@ class Trainer:
         )
 
         self.checkpoints = Checkpoints(run.checkpoints, config.loop.keep)
-        self.loggers = Loggers(run, config.loop.loggers)
+        self.loggers = Loggers(run, config.loop.loggers, loggers)
         self.display = ProgressDisplay(self.total_steps, task.steps_per_epoch)
         self.metrics = StepLog(
             self.loggers,

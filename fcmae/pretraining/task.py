@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H W pixels, V visible patches.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from fcmae.data.statistics import measure_statistics, settle_statistics
 from fcmae.data.transforms import resize_center_crop, to_float, training_crop
 from fcmae.data.validity import split_validity
 from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.loggers import Logger
 from fcmae.engine.optim import parameter_groups
 from fcmae.engine.progress import Criterion, Summary
 from fcmae.engine.run_folder import RunFolder
@@ -47,12 +49,15 @@ logger = logging.getLogger(__name__)
 NUM_PICTURES = 8
 
 
-def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
+def pretrain(
+    config: PretrainConfig, run: RunFolder, loggers: Sequence[Callable[[RunFolder], Logger]] = ()
+) -> Summary:
     """Run, or go on with, a pre-training to its end; then export the encoder and draw the last pictures.
 
     Args:
         config: the settings
         run: the run's folder, from `fcmae.pretraining.prepare.prepare(config)`
+        loggers: makers of loggers beside those that the settings name
 
     Raises:
         UserError: a setting that cannot work, a loss that is not finite, a disk that is full
@@ -62,7 +67,8 @@ def pretrain(config: PretrainConfig, run: RunFolder) -> Summary:
     task = PretrainTask(config, run, device)
     if config.init and not Checkpoints(run.checkpoints).files():
         task.start_from(config.init)
-    summary = train(task, config, device=device, run=run, best=task.criterion if config.init else None)
+    best = task.criterion if config.init else None
+    summary = train(task, config, device=device, run=run, best=best, loggers=loggers)
     if current_world().is_rank_zero:
         task.write_encoder()
         if summary.interrupted is None:  # else whoever stopped it waits

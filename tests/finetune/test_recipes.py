@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from fcmae.core.recipes import find_recipe
 from fcmae.core.settings import read_settings
 from fcmae.finetune.config import FinetuneConfig
 from fcmae.finetune.prepare import check
 from fcmae.finetune.resolve import resolve
-from fcmae.launch.cli.recipes import find_recipe
 
 RECIPES = Path(__file__).parents[2] / "finetune" / "recipes"
 HEADER = (

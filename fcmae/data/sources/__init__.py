@@ -11,6 +11,7 @@ from fcmae.data.sources.digits import DigitsOpener
 from fcmae.data.sources.folder import FolderOpener
 from fcmae.data.sources.huggingface import HuggingFaceOpener
 from fcmae.data.sources.listing import ListOpener
+from fcmae.data.sources.memory import MemoryOpener
 from fcmae.data.sources.several import SeveralOpener
 from fcmae.data.sources.table import TableOpener
 from fcmae.data.sources.tar import TarOpener
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from fcmae.data.images import ImageSource, Labelled
 
 OPENERS: list[type[Opener]] = [  # the first that matches is taken
-    DigitsOpener, TimmOpener, UnreadOpener, TilesOpener, TarOpener, ListOpener, HuggingFaceOpener,
-    TableOpener, FolderOpener,
+    DigitsOpener, MemoryOpener, TimmOpener, UnreadOpener, TilesOpener, TarOpener, ListOpener,
+    HuggingFaceOpener, TableOpener, FolderOpener,
 ]  # fmt: skip
 
 

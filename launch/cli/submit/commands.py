@@ -7,9 +7,11 @@ from typing import Any
 from fcmae.core.settings import Parser
 from fcmae.data.index import ImageIndex
 from fcmae.engine.run_folder import RunFolder
+from fcmae.finetune import settings as of_finetuning
 from fcmae.finetune.prepare import list_data as list_labelled
 from fcmae.launch.cli import embed, evaluate, finetune, predict, pretrain, probe
 from fcmae.launch.cli.exit_status import Command
+from fcmae.pretraining import settings as of_pretraining
 from fcmae.pretraining.prepare import list_data as list_unlabelled
 
 
@@ -44,10 +46,10 @@ class JobCommand:
 
 JOB_COMMANDS = {
     "pretrain": JobCommand(
-        pretrain.run, pretrain.make_parser, pretrain.read, pretrain.find_run, list_unlabelled
+        pretrain.run, of_pretraining.make_parser, of_pretraining.read, pretrain.find_run, list_unlabelled
     ),
     "finetune": JobCommand(
-        finetune.run, finetune.make_parser, finetune.read, finetune.find_run, list_labelled
+        finetune.run, of_finetuning.make_parser, of_finetuning.read, finetune.find_run, list_labelled
     ),
     "evaluate": JobCommand(evaluate.run, evaluate.make_parser, evaluate.read, out="report"),
     "probe": JobCommand(probe.run, probe.make_parser, probe.read),

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcmae.core.errors import UserError
+from fcmae.core.recipes import take_option
 from fcmae.data.index import save_lists
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.prepare import list_data
-from fcmae.launch.cli.recipes import take_option
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.queue import check, freeze_code, preview, queue, refuse_second_job
 from fcmae.launch.cli.submit.request import Request, read_request

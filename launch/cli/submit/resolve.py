@@ -12,10 +12,10 @@ import yaml
 from fcmae.core.device import check_device_name
 from fcmae.core.errors import UserError
 from fcmae.core.files import write_atomically
+from fcmae.core.recipes import LISTS_DIGEST
 from fcmae.data.index import describe_lists
 from fcmae.engine.history import plain
 from fcmae.engine.run_folder import RunFolder
-from fcmae.launch.cli.recipes import LISTS_DIGEST
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cluster.code import DIGITS
 from fcmae.launch.cluster.job import Job

@@ -10,7 +10,7 @@ from PIL import Image
 from fcmae.core.errors import UserError
 from fcmae.data.index import load_lists, save_lists
 from fcmae.data.sources import SourceOptions, find_opener, open_source, open_splits
-from fcmae.launch.cli.pretrain import read
+from fcmae.pretraining.settings import read
 
 OPTIONS = SourceOptions(channels=1, size=8)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fcmae.data.index import describe_lists
+from fcmae.finetune import settings
 from fcmae.finetune.prepare import check, list_data, prepare
 from fcmae.finetune.resolve import resolve
-from fcmae.launch.cli import finetune
 from fcmae.launch.cli.main import main
 from tests.launch.toys import make_classes, refusal
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("trained")
 
 def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
     def read(*argv: str) -> tuple[object, ...]:
-        config = resolve(finetune.read(list(argv)))
+        config = resolve(settings.read(list(argv)))
         network = config.network
         return config.model, network.stem_stride, network.depths, network.dims, config.layer_decay
 
@@ -34,7 +34,7 @@ def test_a_default_recipe_leaves_the_network_to_model_and_init() -> None:
 
 def test_a_default_recipe_suits_few_epochs_and_many_channels(caplog: pytest.LogCaptureFixture) -> None:
     def policy(*argv: str) -> str | None:
-        config = resolve(finetune.read(["--data=data", "--epochs=2", *argv]))
+        config = resolve(settings.read(["--data=data", "--epochs=2", *argv]))
         check(config)
         return config.augment.auto_augment
 
@@ -55,12 +55,12 @@ def test_a_queued_run_sees_the_images_of_its_submission(capsys: pytest.CaptureFi
         "--augment.mixup=0",
         "--augment.cutmix=0",
     ]
-    config, run = prepare(finetune.read(argv))
+    config, run = prepare(settings.read(argv))
     lists = list_data(config, run)
     digest = str(describe_lists(lists)["digest"])
     shutil.copy("data/cat/0.png", "data/cat/new.png")
     assert sum(map(len, list_data(config, run))) == 13
-    _, run = prepare(finetune.read(argv), lists_digest=digest)
+    _, run = prepare(settings.read(argv), lists_digest=digest)
     assert sum(map(len, list_data(config, run, digest))) == 12
     del run  # and its lock
     prepare(config)  # somebody else's run, which has made lists of its own

@@ -20,8 +20,8 @@ from fcmae.data.config import ImagesConfig
 from fcmae.data.index import describe_lists
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.loggers import JsonLines
-from fcmae.launch.cli import pretrain
 from fcmae.launch.cli.main import main
+from fcmae.pretraining import settings
 from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
 from fcmae.pretraining.prepare import list_data, prepare
 from tests.launch.toys import help_of, make_pictures, refusal, squeezed
@@ -103,7 +103,7 @@ def test_twelve_bits_in_files_of_sixteen(
 @pytest.mark.parametrize("pair", ["[64, 32]", "(64, 32)", "64, 32", "64,32"])
 @pytest.mark.parametrize("nothing", ["none", "None", "null"])
 def test_tuples_and_none_as_people_write_them(pair: str, nothing: str) -> None:
-    config = pretrain.read(
+    config = settings.read(
         [
             *("--image-size", pair, f"--optim.betas={pair}", "--images.value-range", pair),
             *("--network.depths", "1,2,3,4", "--network.dims", nothing, f"--optim.clip-grad={nothing}"),
@@ -117,7 +117,7 @@ def test_tuples_and_none_as_people_write_them(pair: str, nothing: str) -> None:
 
 
 def test_a_range_below_zero() -> None:
-    assert pretrain.read(["--images.value-range", "-5,5"]).images.value_range == (-5, 5)
+    assert settings.read(["--images.value-range", "-5,5"]).images.value_range == (-5, 5)
 
 
 def test_unknown_key_of_a_recipe(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

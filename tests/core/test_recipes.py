@@ -2,8 +2,9 @@
 
 import pytest
 
-from fcmae.launch.cli import finetune, pretrain
-from fcmae.launch.cli.recipes import find_recipe, option_value, recipe_names, take_option, with_recipe
+from fcmae.core.recipes import find_recipe, option_value, recipe_names, take_option, with_recipe
+from fcmae.finetune import settings as finetune
+from fcmae.pretraining import settings as pretrain
 from tests.launch.toys import refusal
 
 
