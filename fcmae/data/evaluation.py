@@ -17,6 +17,7 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource, WatchedSource
 from fcmae.data.loader import Loader
 from fcmae.data.transforms import Size, Transform, resize_center_crop, to_float
+from fcmae.data.validity import THERE
 
 NO_IMAGE = -1  # source index of a row that holds none
 
@@ -112,4 +113,7 @@ class _EvaluationDataset(Dataset[Item]):
             image = self.source.read(index)
         except BrokenImage as error:
             return Item(data, NO_IMAGE, [(index, error.reason)])
-        return Item(self.transform(image), index, [])
+        data = self.transform(image)
+        if len(data) < len(self.black):  # of a source that has no gaps, and does not say so
+            data = torch.cat([data, torch.full_like(data, THERE)])
+        return Item(data, index, [])

@@ -47,3 +47,10 @@ def test_every_readable_image_counts_once(
     assert seen == {i: 10 * i for i in range(N) if i != 6}
     assert broken == [6]
     assert all(shape == batches[0] for shape in batches)  # collective operations need equal numbers
+
+
+def test_a_source_without_gaps_among_those_that_have_them(source: FolderSource) -> None:
+    usual = EvaluationReader((8, 8), 1.0, (0.2,), (0.5,), 4, 0, torch.device("cpu"))
+    gaps = EvaluationReader((8, 8), 1.0, (0.2,), (0.5,), 4, 0, torch.device("cpu"), gaps=True)
+    for ours, theirs in zip(usual.read_once(source), gaps.read_once(source), strict=True):
+        assert torch.equal(ours.keep(ours.images), theirs.keep(theirs.images))
