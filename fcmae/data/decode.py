@@ -156,7 +156,9 @@ def to_image(
     values = _to_planes(array, channels)
     if there is None:
         return values
-    gaps = _to_planes(~(there.all(2, keepdims=True) if to_grey else there), channels)
+    if to_grey:
+        there = np.all(there, axis=2, keepdims=True)
+    gaps = _to_planes(~there, channels)
     return torch.cat([values.masked_fill(gaps, 0), torch.where(gaps, 0, THERE).to(torch.uint8)])
 
 

@@ -23,7 +23,8 @@ BANDS = PretrainAugmentConfig(color_jitter=0.4, blur=0.5, channel_drop=0.3)
 def pictures(channels: int, batch: int = 6) -> Tensor:
     """Smooth, and far from black and white."""
     noise = torch.rand(batch, channels, 6, 6, generator=torch.Generator().manual_seed(0))
-    return (F.resize(noise, [40, 48]) * 120 + 60).to(torch.uint8)
+    pixels: Tensor = F.resize(noise, [40, 48])
+    return (pixels * 120 + 60).to(torch.uint8)
 
 
 def draw(augmentation: Augmentation, batch: int = 6, seed: int = 0) -> Drawn:
