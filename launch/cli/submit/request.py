@@ -4,7 +4,9 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
+import docstring_parser
 import yaml
 
 from fcmae.core.errors import UserError
@@ -15,6 +17,16 @@ from fcmae.launch.cluster.registry import find_cluster
 
 ENVIRONMENT = "FCMAE_SLURM_"
 NAMES = tuple(each.name for each in fields(JobOptions))
+SWEEP = "A sweep"
+GROUPS = {  # of a job's options, in its help
+    "Where, and how much": (
+        "cluster", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem", "time",
+    ),
+    "In the queue": ("partition", "account", "qos", "constraint", "exclude", "comment", "job_name"),
+    "Starting again": ("signal_seconds", "retries", "stalls"),
+    "Software": ("setup", "container", "container_runtime", "container_mounts", "python"),
+    SWEEP: ("parallel",),
+}  # fmt: skip
 REPEATED = ("--setup", "--container-mounts")  # options that add to what the site gives
 
 
@@ -38,16 +50,33 @@ class Request:
 
 
 def make_parser(command: str) -> Parser:
-    """Return the parser of a job's options, for the command that it runs."""
+    """Return the parser of a job's options, by group, for the command that it runs."""
     parser = Parser(
         f"fcmae submit {command}",
-        "Queue a job. The command's own options follow after --; --slurm-KEY VALUE goes to sbatch as it is.",
+        f"Queue a job that runs fcmae {command}, whose own options follow after --. It starts again after "
+        "preemption, time limits and failures, until it is done. --slurm-KEY VALUE goes to sbatch as --KEY.",
     )
-    parser.add_class_arguments(JobOptions)
     parser.add_argument(
-        "--sweep", action="append", default=[], help="name=value,value: one job for each value"
+        "--dry_run",
+        action="store_true",
+        help="queue nothing; print command lines, the batch of each process, and the batch script",
     )
-    parser.add_argument("--dry_run", action="store_true", help="only print what would be queued")
+    explained = {
+        each.arg_name: each.description for each in docstring_parser.parse(JobOptions.__doc__ or "").params
+    }
+    kinds = get_type_hints(JobOptions)
+    defaults = vars(JobOptions())
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        if title == SWEEP:
+            group.add_argument(
+                "--sweep",
+                action="append",
+                default=[],
+                help="name=value,value: one job for each value; repeatable",
+            )
+        for name in names:
+            group.add_argument(f"--{name}", type=kinds[name], default=defaults[name], help=explained[name])
     return parser
 
 

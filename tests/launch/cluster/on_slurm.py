@@ -66,7 +66,7 @@ def until(holds: Callable[[], bool], what: str, patience: float = PATIENCE) -> N
 def ended(run: Path) -> bool:
     """Return whether the job of a run is no more."""
     record = read_record(run)
-    return record is not None and not find_cluster(record.cluster).state(record).active
+    return record is not None and find_cluster(record.cluster).state(record).active is False
 
 
 def output(run: Path) -> str:

@@ -1,11 +1,17 @@
 """`fcmae submit`: what it prints without queueing, and what it refuses before it queues."""
 
+import shlex
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from fcmae.launch.cli.main import main
+from fcmae.launch.cli.recipes import take_option
+from fcmae.launch.cli.submit.commands import JOB_COMMANDS
+from fcmae.launch.cli.submit.pipeline import split
+from fcmae.launch.cli.submit.request import GROUPS, read_request
 from fcmae.launch.cli.submit.resolve import resolve
 from fcmae.launch.cluster.options import JobOptions
 from tests.launch.toys import help_of, refusal
@@ -131,11 +137,28 @@ def test_what_cannot_work_is_refused_before_anything_is_queued(
     assert not list(folder.glob("**/jobs"))
 
 
-def test_help_leads_to_the_options_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_tells_each_command_and_examples_that_can_be_typed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["submit", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "fcmae submit COMMAND [options of the job] -- [options of the command]" in shown
-    assert "fcmae submit pretrain --help lists the options of a job" in shown
+    for name in (*JOB_COMMANDS, "pipeline"):
+        assert f"\n  {name} " in shown
+    examples = [shlex.split(line)[2:] for line in shown.splitlines() if line.startswith("  fcmae submit ")]
+    assert len(examples) == 5
+    for name, *argv in examples:
+        before, *steps = split(argv)
+        _, asked = take_option(before, "--out") if name == "pipeline" else (None, before)
+        read_request(name, asked)
+        for command, *options in steps if name == "pipeline" else [[name, *steps[0]]]:
+            weights = [] if JOB_COMMANDS[command].trains else ["--weights", "run"]
+            JOB_COMMANDS[command].make_parser().read([*options, *weights])
+
+
+def test_each_option_of_a_job_stands_in_one_group_of_the_help() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(each.name for each in fields(JobOptions))
 
 
 @pytest.mark.parametrize("command", ["pretrain", "evaluate", "pipeline"])
