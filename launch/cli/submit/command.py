@@ -14,7 +14,8 @@ USAGE = (
     "fcmae submit COMMAND [options of the job] -- [options of the command]",
     "",
     "Queue a command on a cluster, or start it in the background of this machine. It keeps code, settings",
-    "and images as they are now, and starts again after preemption, time limits and failures, until it is done.",
+    "and images as they are now, and starts again after preemption, time limits and failures, until it",
+    "is done.",
 )
 EXAMPLES = (
     "8 machines with 8 GPUs each, for three days:",

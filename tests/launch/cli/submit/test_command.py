@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fcmae.core.recipes import take_option
 from fcmae.launch.cli.main import main
-from fcmae.launch.cli.recipes import take_option
 from fcmae.launch.cli.submit.commands import JOB_COMMANDS
 from fcmae.launch.cli.submit.pipeline import split
 from fcmae.launch.cli.submit.request import GROUPS, read_request
