@@ -82,6 +82,24 @@ def test_weights_are_written_while_a_run_goes_on_and_again_at_its_end(
     assert_same(load_file(file), written)
 
 
+def test_a_damaged_best_checkpoint_leaves_the_weights_that_were_written_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, run = prepare(small_config(tmp_path, epochs=1, ema_decay=None))
+    task = FinetuneTask(config, run, CPU)
+    train(task, config, device=CPU, run=run, best=("top1", "max"))
+    written = run.classifier.read_bytes()
+    best = Checkpoints(run.checkpoints).best
+    best.unlink()
+    best.write_bytes(b"damaged")
+    task.write_results()
+    assert run.classifier.read_bytes() == written
+    assert "stays as it is" in caplog.text
+    run.classifier.unlink()
+    with pytest.raises(UserError, match=r"best\.pt: damaged"):
+        task.write_results()
+
+
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     options = {"optim": replace(small_config(tmp_path).optim, accumulation_steps=2)}
     run_small(tmp_path / "whole", **options)
