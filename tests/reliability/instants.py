@@ -74,7 +74,7 @@ class Instants:
 
         real_sync = os.fsync
 
-        def sync(descriptor: int) -> None:
+        def sync(descriptor: Any) -> None:
             self.meet("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
             real_sync(descriptor)
 
