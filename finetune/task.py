@@ -99,6 +99,7 @@ class FinetuneTask(Task):
         self.classes, self.labels = self.train_data.classes, self.train_data.labels.to(device)
         self.model = build_network(config, self.classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay else None
+        self.averaged = None if self.ema is None else self.ema.module
         transform = training_transform(config.size, config.images, config.augment, self.mean)
         crop = training_crop(config.size, config.in_chans, config.images)
         self.dataset = ImageDataset(self.train_data.source, transform, config.seed, crop)
@@ -180,8 +181,8 @@ class FinetuneTask(Task):
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         metrics = self._measure(self.model)
-        if self.ema is not None:
-            metrics |= {f"ema_{name}": value for name, value in self._measure(self.ema.module).items()}
+        if self.averaged is not None:
+            metrics |= {f"ema_{name}": value for name, value in self._measure(self.averaged).items()}
         return metrics
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
@@ -190,13 +191,6 @@ class FinetuneTask(Task):
         self.broken.gather()
         self.broken_val.gather()
         return scores.metrics()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.ema is None else {"ema": self.ema.module.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state.get("ema", state["model"]))
 
     def data(self) -> dict[str, int | str]:
         return self.listed

@@ -195,6 +195,13 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     return cast(T, made)
 
 
+def in_rank_zero(make: Callable[[], T]) -> T | None:
+    """Call `make` in rank zero and return what it returns there, None in the others; see `from_rank_zero`."""
+    made: list[T] = []
+    from_rank_zero(lambda: made.append(make()))
+    return made[0] if made else None
+
+
 def raise_together(error: UserError) -> None:
     """End all processes by an error that all of them know of: rank zero raises it, the others are silent.
 

@@ -10,7 +10,8 @@ from fcmae.engine.loggers import check_loggers
 VOLATILE_IN_ALL = (
     "out", "device", "data_root", "images.workers", "network.grad_checkpointing", "loop.compile",
     "loop.resume", "loop.log_every", "loop.loggers", "loop.save_every", "loop.save_minutes", "loop.keep",
-    "loop.sharding", "loop.timeout_minutes", "loop.start_minutes", "loop.agree_seconds",
+    "loop.sharding", "loop.shard_processes", "loop.timeout_minutes", "loop.start_minutes",
+    "loop.agree_seconds",
 )  # fmt: skip
 
 # Settings that no run can go on with once they are others, not even by `--change`.
@@ -96,15 +97,19 @@ class LoopConfig:
 
     Args:
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it, else float32
-        compile: compile the model with torch.compile; without CUDA graphs, which write each batch's results
-            over those of the batch before
+        compile: compile the model with torch.compile, block by block where it is sharded; without CUDA
+            graphs, which write each batch's results over those of the batch before
         log_every: optimiser steps between two lines of the log
         loggers: where the log goes besides log.jsonl: tensorboard, and whatever is registered
         save_every: epochs between two checkpoints
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does
         keep: how many of the newest checkpoints are kept (fine-tuning keeps the best one besides)
         resume: continue the run found in the output folder
-        sharding: with several processes, keep the whole model in each (ddp) or a part of it (fsdp)
+        sharding: with several processes, keep the whole model in each (ddp), a part of it (fsdp), or a part
+            such that a few processes hold the whole together (hsdp)
+        shard_processes: with hsdp, how many hold it together; by default those of a machine
+        param_dtype: type in which fsdp and hsdp gather weights: float32, or that of `precision`, which halves
+            the traffic; the weights that are updated stay float32
         reduce_dtype: type in which gradients are summed over processes; bf16 halves the traffic
         start_minutes: how long a process waits for the others before the first step is done: until all have
             started, opened the data and compiled
@@ -121,7 +126,9 @@ class LoopConfig:
     save_minutes: float = 10.0
     keep: int = 2
     resume: bool = True
-    sharding: Literal["ddp", "fsdp"] = "ddp"
+    sharding: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    shard_processes: int | None = None
+    param_dtype: Literal["float32", "bf16", "fp16"] = "float32"
     reduce_dtype: Literal["float32", "bf16"] = "float32"
     start_minutes: float = 30.0
     timeout_minutes: float = 10.0
@@ -136,6 +143,10 @@ class LoopConfig:
         for name in ("log_every", "save_every", "keep", "start_minutes", "timeout_minutes"):
             if getattr(self, name) <= 0:
                 raise UserError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
+        if self.shard_processes is not None and self.shard_processes <= 0:
+            raise UserError(f"loop.shard_processes is {self.shard_processes}: it must be above 0")
+        if self.param_dtype != "float32" and self.sharding == "ddp":
+            raise UserError(f"loop.param_dtype is {self.param_dtype}: it needs loop.sharding fsdp or hsdp")
         if self.save_minutes < 0:
             raise UserError(f"loop.save_minutes is {self.save_minutes}: 0 saves at the ends of epochs only")
         if self.agree_seconds < 0:

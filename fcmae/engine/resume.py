@@ -5,11 +5,27 @@ from typing import Any
 
 import torch
 
-from fcmae.core.distributed import max_over_processes
+from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
+from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.parallel import ParallelTask
 from fcmae.engine.progress import Progress
 from fcmae.engine.run_folder import RunFolder
+
+
+def read_newest(checkpoints: Checkpoints, parallel: ParallelTask, run: RunFolder) -> dict[str, Any] | None:
+    """Read the newest good checkpoint, if there is one.
+
+    Raises:
+        UserError: every one is damaged, or it is not one that this run can go on from
+    """
+    state = checkpoints.newest()
+    if state is not None:
+        require_same_data(run, state["data"], parallel.task.data())
+        misfit = parallel.misfit(state)
+        if misfit is not None:
+            raise does_not_fit(checkpoints.folder, misfit)
+    return state
 
 
 def restore(
@@ -22,7 +38,7 @@ def restore(
     """Take the state of a checkpoint, but the optimiser's options as the settings have them now.
 
     Args:
-        state: of the checkpoint
+        state: of the checkpoint, whole in rank zero
         parallel, optimizer, scaler: what gets it
         folder: of the checkpoints
 
@@ -40,15 +56,21 @@ def restore(
             scaler.load_state_dict(state["scaler"])
         progress = Progress(**state["progress"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{folder}: the newest checkpoint does not fit this run's network or settings "
-            f"({type(error).__name__}: {reason}): move it away to go on from the one before it, or choose "
-            "another --out"
-        ) from error
+        if current_world().size > 1:  # another process may have ended
+            raise
+        raise does_not_fit(folder, f"{type(error).__name__}: {error}") from error
     for group, options in zip(optimizer.param_groups, own, strict=True):
         group.update(options)
     return progress
+
+
+def does_not_fit(folder: Path, reason: str) -> UserError:
+    """Return the error of a checkpoint in a folder that cannot be restored."""
+    return UserError(
+        f"{folder}: the newest checkpoint does not fit this run's network or settings "
+        f"({' '.join(reason.split())[:300]}): move it away to go on from the one before it, or choose "
+        "another --out"
+    )
 
 
 def require_same_data(run: RunFolder, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -66,22 +88,4 @@ def require_same_data(run: RunFolder, there: dict[str, Any], here: dict[str, Any
         raise UserError(
             f"{run.path}: its checkpoints were trained on other images than those it lists now "
             f"({'; '.join(changed)}). Bring the former list back, or start anew in another --out"
-        )
-
-
-def require_same_start(step: int, folder: Path) -> None:
-    """Refuse to go on where the processes see different checkpoints.
-
-    Args:
-        step: of the checkpoint that this process found
-        folder: of the checkpoints
-
-    Raises:
-        UserError: another process found another one
-    """
-    first, last = max_over_processes(-step, step)
-    if -first != last:
-        raise UserError(
-            f"{folder}: this process finds step {step} there, others up to {last}: is the folder on a file "
-            "system that all machines share?"
         )

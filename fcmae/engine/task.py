@@ -17,10 +17,12 @@ class Task(ABC):
 
     Attributes:
         model: what is trained
+        averaged: a moving average of the model's weights, if the task follows one, in a network like it
         steps_per_epoch: optimiser steps of one epoch
     """
 
     model: nn.Module
+    averaged: nn.Module | None = None
     steps_per_epoch: int
 
     def examples(self) -> list[Example]:
@@ -79,7 +81,7 @@ class Task(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold of the task beside its model and the optimiser."""
+        """Return what a checkpoint must hold of the task beside `model`, `averaged` and the optimiser."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have nothing more

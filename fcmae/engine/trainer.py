@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcmae.core.distributed import current_world, expect_steps, from_rank_zero
+from fcmae.core.distributed import current_world, expect_steps, from_rank_zero, in_rank_zero
 from fcmae.core.signals import StopSignals
 from fcmae.engine.checkpoint import FORMAT, Checkpoints
 from fcmae.engine.config import TrainingConfig
@@ -23,11 +23,11 @@ from fcmae.engine.kept import keep_step
 from fcmae.engine.loggers import Logger, Loggers
 from fcmae.engine.metrics import StepLog, StepMetrics
 from fcmae.engine.optim import create_optimizer, update
-from fcmae.engine.parallel import ParallelTask
+from fcmae.engine.parallel import ParallelTask, small_part
 from fcmae.engine.pictures import draw_curves, draw_schedule
 from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, loss_scaler
 from fcmae.engine.progress import Criterion, Progress, Summary
-from fcmae.engine.resume import require_same_data, require_same_start, restore
+from fcmae.engine.resume import read_newest, restore
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.schedule import learning_rate, plan_of
 from fcmae.engine.task import Task
@@ -114,10 +114,7 @@ class Trainer:
         task.model.to(device)
         self.precision = choose_precision(config.loop.precision, device)
         self_test(device, AUTOCAST_DTYPES.get(self.precision, torch.float32), task.examples())
-        if config.loop.compile:
-            # In place, so that names stay; for each shape apart, so that a last, odd batch slows no other.
-            task.model.compile(dynamic=False)
-        self.parallel = ParallelTask(task, config.loop, device)
+        self.parallel = ParallelTask(task, config.loop, self.precision, device)
 
         groups = task.parameter_groups(config.optim.weight_decay)
         self.optimizer = create_optimizer(groups, config.optim, device)
@@ -159,17 +156,17 @@ class Trainer:
     def resume(self) -> None:
         """Restore the newest good checkpoint, if there is one, and rewind the log to it.
 
+        Rank zero reads it and hands it on.
+
         Raises:
-            UserError: every checkpoint is damaged, it was trained on other images, or other processes found
-                another one
+            UserError: every checkpoint is damaged, it was trained on other images or does not fit the network
         """
-        state = self.checkpoints.newest()
-        if state is not None:
-            require_same_data(self.run, state["data"], self.task.data())
-            self.start(restore(state, self.parallel, self.optimizer, self.scaler, self.checkpoints.folder))
-        require_same_start(self.progress.step, self.checkpoints.folder)
-        if state is not None:
-            from_rank_zero(lambda: self._finish_saving(state))
+        state = in_rank_zero(lambda: read_newest(self.checkpoints, self.parallel, self.run))
+        small = from_rank_zero(lambda: small_part(state))
+        if small is not None:
+            found = small if state is None else state
+            self.start(restore(found, self.parallel, self.optimizer, self.scaler, self.checkpoints.folder))
+            from_rank_zero(lambda: self._finish_saving(found))
         self.loggers.rewind(self.progress.step, self.progress.finished_epochs)
         if current_world().is_rank_zero:
             self._draw_schedule()

@@ -9,27 +9,43 @@ import torch
 
 from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.run_folder import RunFolder
-from tests.engine.toy_parallel import TOTAL, ParallelToy, Scenario, in_processes, run_parallel_toy
+from tests.engine.toy_parallel import (
+    TOTAL,
+    ParallelToy,
+    Scenario,
+    call_in_processes,
+    hand_on,
+    in_processes,
+    run_parallel_toy,
+)
 
 STOP = 6  # in mid-epoch
 FSDP = {"sharding": "fsdp"}
+HSDP = {"sharding": "hsdp", "shard_processes": 2}
+AVERAGES = {"averages": True}
 
 
 def logged(folder: Path, name: str) -> list[Any]:
     return [record[name] for record in RunFolder(folder).records() if name in record]
 
 
-def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+def newest(folder: Path) -> dict[str, Any]:
     state = Checkpoints(folder / "checkpoints").newest()
     assert state is not None
+    return state
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = newest(folder)
     assert state["progress"]["step"] == TOTAL
     weights: dict[str, torch.Tensor] = state["model"]
-    return weights
+    averages = {f"averaged.{name}": each for name, each in state.get("ema", {}).items()}
+    return weights | averages
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     """To float32 rounding: sums over processes are in another order."""
-    for name in ("loss", "error", "grad_norm", "epoch_loss", "weights"):
+    for name in ("loss", "error", "grad_norm", "epoch_loss", "weights", "averaged"):
         ours, theirs = torch.tensor(logged(folder, name)), torch.tensor(logged(reference, name))
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(final_weights(folder), final_weights(reference), rtol=1e-4, atol=1e-5)
@@ -39,29 +55,33 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of runs: by one process, by several, and by one number of processes after another."""
     folder = tmp_path_factory.mktemp("runs")
-    run_parallel_toy(folder / "one", ParallelToy())
-    stops: dict[str, Any] = {"event": (0, STOP), "what": signal.SIGTERM}
+    run_parallel_toy(folder / "one", ParallelToy(**AVERAGES))
+    stops: dict[str, Any] = {"event": (0, STOP), "what": signal.SIGTERM, **AVERAGES}
     run_parallel_toy(folder / "one-fsdp", ParallelToy(**stops))
     run_parallel_toy(folder / "one-ddp", ParallelToy(**stops))
-    stops_at_last_rank: dict[str, Any] = {"event": (1, STOP), "what": signal.SIGUSR2}
+    stops_at_last_rank: dict[str, Any] = {"event": (1, STOP), "what": signal.SIGUSR2, **AVERAGES}
     scenarios: list[Scenario] = [
-        (folder / "ddp", {"accumulation_steps": 2}, {}),
-        (folder / "fsdp", {"accumulation_steps": 2}, FSDP),
-        (folder / "bf16", {}, {"reduce_dtype": "bf16"}),
-        (folder / "fsdp-bf16", {}, {"reduce_dtype": "bf16", **FSDP}),
-        (folder / "one-fsdp", {}, FSDP),
-        (folder / "one-ddp", {}, {}),
+        (folder / "ddp", {"accumulation_steps": 2, **AVERAGES}, {}),
+        (folder / "fsdp", {"accumulation_steps": 2, **AVERAGES}, FSDP),
+        (folder / "bf16", AVERAGES, {"reduce_dtype": "bf16"}),
+        (folder / "fsdp-bf16", AVERAGES, {"reduce_dtype": "bf16", **FSDP}),
+        (folder / "fp16", AVERAGES, {"precision": "fp16"}),
+        (folder / "fsdp-fp16", AVERAGES, {"precision": "fp16", **FSDP}),
+        (folder / "autocast", AVERAGES, {"precision": "bf16", **FSDP}),
+        (folder / "gathered", AVERAGES, {"precision": "bf16", "param_dtype": "bf16", **FSDP}),
+        (folder / "one-fsdp", AVERAGES, FSDP),
+        (folder / "one-ddp", AVERAGES, {}),
         (folder / "ddp-one", stops_at_last_rank, {}),
         (folder / "fsdp-one", stops_at_last_rank, FSDP),
         (folder / "ddp-fsdp", stops_at_last_rank, {}),
-        (folder / "ddp-fsdp", {}, FSDP),
+        (folder / "ddp-fsdp", AVERAGES, FSDP),
         (folder / "fsdp-ddp", stops_at_last_rank, FSDP),
-        (folder / "fsdp-ddp", {}, {}),
+        (folder / "fsdp-ddp", AVERAGES, {}),
     ]
     assert in_processes(2, scenarios) == [0, 0]
     for name in ("ddp-one", "fsdp-one"):
         assert logged(folder / name, "step")[-1] == STOP
-        run_parallel_toy(folder / name, ParallelToy())
+        run_parallel_toy(folder / name, ParallelToy(**AVERAGES))
     return folder
 
 
@@ -83,16 +103,59 @@ def test_bf16_reduction_is_close_and_not_the_same(runs: Path, name: str) -> None
 
 
 @pytest.mark.slow
+def test_fp16_scales_losses_of_a_sharded_model_as_of_a_whole_one(runs: Path) -> None:
+    ours, theirs = (torch.tensor(logged(runs / each, "loss")) for each in ("fsdp-fp16", "fp16"))
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.002)
+    scales = [newest(runs / each)["scaler"]["scale"] for each in ("fsdp-fp16", "fp16")]
+    assert scales[0] == scales[1] > 1
+
+
+@pytest.mark.slow
+def test_weights_gathered_in_the_type_that_is_computed_in_change_little(runs: Path) -> None:
+    """Norms see rounded weights then, linear layers do anyway; what is updated and saved is float32."""
+    ours, theirs = (torch.tensor(logged(runs / each, "loss")) for each in ("gathered", "autocast"))
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.005)
+    assert {each.dtype for each in final_weights(runs / "gathered").values()} == {torch.float32}
+
+
+@pytest.mark.slow
 def test_four_processes(runs: Path, tmp_path: Path) -> None:
-    assert in_processes(4, [(tmp_path / "four", {}, {})]) == [0] * 4
-    assert_same_run(tmp_path / "four", runs / "one")
+    """Each for itself, and two and two that hold a copy together; a run of the latter goes on in one."""
+    stops: dict[str, Any] = {"event": (3, STOP), "what": signal.SIGTERM, **AVERAGES}
+    scenarios: list[Scenario] = [
+        (tmp_path / "ddp", AVERAGES, {}),
+        (tmp_path / "fsdp", AVERAGES, FSDP),
+        (tmp_path / "hsdp", AVERAGES, HSDP),
+        (tmp_path / "one", stops, HSDP),
+    ]
+    assert in_processes(4, scenarios) == [0] * 4
+    run_parallel_toy(tmp_path / "one", ParallelToy(**AVERAGES))
+    for name in ("ddp", "fsdp", "hsdp", "one"):
+        assert_same_run(tmp_path / name, runs / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "hsdp"])
+def test_state_that_is_handed_on_is_the_same_to_the_bit(runs: Path, tmp_path: Path, sharding: str) -> None:
+    """A complete run that is resumed: rank zero alone reads, and what it saves again is what it read."""
+    read = newest(runs / "one")
+    saved, *others = call_in_processes(2, hand_on, runs / "one", {"sharding": sharding})
+    assert others == [{}]
+    for name in ("model", "ema", "optimizer"):
+        torch.testing.assert_close(saved[name], read[name], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_blocks_of_a_sharded_model_are_compiled(runs: Path, tmp_path: Path) -> None:
+    assert in_processes(2, [(tmp_path, AVERAGES, {"compile": True, **FSDP})]) == [0, 0]
+    assert_same_run(tmp_path, runs / "one")
 
 
 def test_nan_in_one_process_stops_all_and_names_the_files_of_all(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scenario: Scenario = (tmp_path, {"event": (1, STOP)}, {"log_every": 100, "save_minutes": 1e-9})
-    assert in_processes(2, [scenario]) == [1, 2]
+    assert in_processes(2, [scenario], heard=True) == [1, 2]
     [record] = [each for each in RunFolder(tmp_path).records() if "not_finite" in each]
     assert record["files"] == [f"rank0_step{STOP}.png", f"rank1_step{STOP}.png"]
     assert Checkpoints(tmp_path / "checkpoints").files()[-1].name == f"step_{STOP - 1:09d}.pt"
@@ -114,14 +177,15 @@ def test_nan_in_one_process_stops_all_and_names_the_files_of_all(
 def test_lost_process_ends_the_others_and_the_run_goes_on(
     runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: int, step: int, limit: str
 ) -> None:
-    scenario: Scenario = (tmp_path, {"event": (1, step), "what": what}, {"save_minutes": 1e-9})
+    event = {"event": (1, step), "what": what, **AVERAGES}
+    scenario: Scenario = (tmp_path, event, {"save_minutes": 1e-9})
     limits = {"timeout_minutes": 1.0, "start_minutes": 1.0, limit.removeprefix("loop."): 0.1}
-    codes = in_processes(2, [scenario], **limits)
+    codes = in_processes(2, [scenario], heard=True, **limits)
     assert codes[0] == 1
     error = capfd.readouterr().err
     assert "This is process 0 of 2" in error
     assert limit in error
-    run_parallel_toy(tmp_path, ParallelToy())
+    run_parallel_toy(tmp_path, ParallelToy(**AVERAGES))
     assert_same_run(tmp_path, runs / "one")
 
 

@@ -6,24 +6,30 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fcmae.core.distributed import (
     current_world,
     from_rank_zero,
     gather_lists,
+    in_rank_zero,
     joined,
     max_over_processes,
     mean_over_processes,
 )
 from fcmae.core.errors import UserError
+from fcmae.engine.checkpoint import Checkpoints
 from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.history import RunSettings
+from fcmae.engine.optim import create_optimizer
+from fcmae.engine.parallel import ParallelTask
 from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
@@ -67,15 +73,22 @@ class ParallelToy(Task):
         accumulation_steps: micro-batches of a step
         event: rank and step at which something happens
         what: `nan`, or the number of a signal that the process sends itself
+        averages: whether to follow a moving average of the weights
     """
 
     steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(
-        self, accumulation_steps: int = 1, event: tuple[int, int] | None = None, what: str | int = "nan"
+        self,
+        accumulation_steps: int = 1,
+        event: tuple[int, int] | None = None,
+        what: str | int = "nan",
+        averages: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.model = Network()
+        self.average = ModelEmaV3(self.model, decay=0.9) if averages else None
+        self.averaged = None if self.average is None else self.average.module
         self.accumulation_steps, self.event, self.what = accumulation_steps, event, what
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -104,12 +117,24 @@ class ParallelToy(Task):
     def describe(self, batch: tuple[int, Tensor]) -> list[str]:
         return [f"rank{current_world().rank}_step{batch[0]}.png"]
 
+    def optimizer_stepped(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update(self.model)
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the weights' sum as each process sees it: whole, and the same in all of them."""
-        weights = sum(each.double().sum() for each in self.model.parameters())
-        assert type(weights) is Tensor
-        torch.testing.assert_close(mean_over_processes(weights), weights, rtol=1e-14, atol=0)
-        return {"weights": weights.item()}
+        return {
+            "weights": weight_sum(self.model),
+            "averaged": 0.0 if self.averaged is None else weight_sum(self.averaged),
+        }
+
+
+def weight_sum(module: nn.Module) -> float:
+    """Return the sum of a module's weights, which have to be whole, and the same in all processes."""
+    weights = sum(each.double().sum() for each in module.parameters())
+    assert type(weights) is Tensor
+    torch.testing.assert_close(mean_over_processes(weights), weights, rtol=1e-14, atol=0)
+    return weights.item()
 
 
 def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summary, dict[str, Tensor]]:
@@ -124,17 +149,46 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
     return summary, task.model.state_dict()
 
 
+def hand_on(folder: Path, loop: dict[str, Any]) -> dict[str, Any]:
+    """Restore the newest checkpoint, which rank zero alone may read; return what would be saved again."""
+    config = LoopConfig(**loop)
+    task = ParallelToy(averages=True)
+    parallel = ParallelTask(task, config, "float32", torch.device("cpu"))
+    optimizer = create_optimizer(task.parameter_groups(0.05), OptimConfig(), torch.device("cpu"))
+    state = in_rank_zero(lambda: Checkpoints(folder / "checkpoints").newest())
+    assert (state is not None) == current_world().is_rank_zero
+    parallel.load_state_dict(state or {}, optimizer)
+    saved = parallel.state_dict(optimizer)
+    return {name: each for name, each in saved.items() if each}
+
+
 Scenario = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments of the task, of the loop
 
 
+def processes_context(heard: bool = False) -> ForkServerContext | SpawnContext:
+    """Return how processes are started: by a copy of one that has imported all this, or, to be heard, anew.
+
+    What a copy writes does not reach pytest's `capfd`.
+    """
+    if heard:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def in_processes(
-    size: int, scenarios: list[Scenario], timeout_minutes: float = 1.0, start_minutes: float = 1.0
+    size: int,
+    scenarios: list[Scenario],
+    timeout_minutes: float = 1.0,
+    start_minutes: float = 1.0,
+    heard: bool = False,
 ) -> list[int]:
     """Run scenarios one after another in several processes at once; return the exit codes.
 
     As a launcher would, it kills what outlives the first process by five seconds.
     """
-    context = multiprocessing.get_context("spawn")
+    context = processes_context(heard)
     args = (size, free_port(), scenarios, timeout_minutes, start_minutes)
     processes = [context.Process(target=_run_rank, args=(rank, *args)) for rank in range(size)]
     for process in processes:
@@ -166,7 +220,7 @@ def _run_rank(
 
 def _prepare_rank(rank: int, size: int, port: int) -> None:
     """Make this process one of several, as a launcher would."""
-    signal.alarm(120)  # a test that hangs ends
+    signal.alarm(300)  # a test that hangs ends
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
@@ -174,7 +228,7 @@ def _prepare_rank(rank: int, size: int, port: int) -> None:
 
 def call_in_processes(size: int, function: Callable[..., T], *args: Any) -> list[T]:
     """Call a function of a module in several processes that have joined; return what it returns in each."""
-    context = multiprocessing.get_context("spawn")
+    context = processes_context()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     port = free_port()
     processes = [
