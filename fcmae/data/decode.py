@@ -18,7 +18,10 @@ from fcmae.data.validity import MASK, THERE, NoData, find_data
 
 ValueRange = tuple[float, float]
 
-_GIVE_RANGE = "train with --images.value-range '[LOW, HIGH]', the values of black and white"
+_GIVE_RANGE = (
+    "train with --images.value-range '[LOW, HIGH]', the values of black and white, and with --images.no-data "
+    "where a value means none"
+)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # grey from red, green, blue: ITU-R BT.601, as Pillow's
 _OF_DAMAGE = (  # what decoders stumble over, where they have no words for it
     *(ArithmeticError, AttributeError, EOFError, LookupError, SyntaxError, TypeError),
@@ -32,6 +35,10 @@ class BrokenImage(Exception):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
+
+
+class UnmappedValues(ValueError):
+    """Values that nothing maps to 0..255, as long as no setting says how."""
 
 
 def read_image(
@@ -194,7 +201,11 @@ def _check_channels(array: np.ndarray, channels: int) -> None:
 
 
 def _scale(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
-    """Map `value_range`, or the full range of 16-bit values or 0..1 of floats, linearly to float32 0..255."""
+    """Map `value_range`, or the full range of 16-bit values or 0..1 of floats, linearly to float32 0..255.
+
+    Raises:
+        UnmappedValues: others than these
+    """
     if array.dtype == np.uint8:
         return array.astype(np.float32)
     if array.dtype.kind == "b":
@@ -202,15 +213,19 @@ def _scale(array: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
     if value_range is None and array.dtype.kind == "f":
         value_range = (0.0, 1.0)
         if array.min() < 0 or array.max() > 1:
-            raise ValueError(f"has values {array.min():g} to {array.max():g}, beyond 0 to 1: {_GIVE_RANGE}")
+            raise UnmappedValues(
+                f"has values {array.min():g} to {array.max():g}, beyond 0 to 1: {_GIVE_RANGE}"
+            )
     elif value_range is None and array.dtype == np.dtype(np.uint16).newbyteorder(array.dtype.byteorder):
         value_range = (0.0, 65535.0)
     elif value_range is None:
-        raise ValueError(f"has values {array.min()} to {array.max()} of type {array.dtype}: {_GIVE_RANGE}")
+        raise UnmappedValues(
+            f"has values {array.min()} to {array.max()} of type {array.dtype}: {_GIVE_RANGE}"
+        )
     low, high = value_range
     with np.errstate(all="ignore"):  # what is not finite is told below
         scaled = (array.astype(np.float32) - low) * (255 / (high - low))
     if not np.isfinite(scaled).all():
-        raise ValueError("has values that are not finite: where they mean no data, --images.no-data nan")
+        raise UnmappedValues("has values that are not finite: where they mean no data, --images.no-data nan")
     clipped: np.ndarray = scaled.clip(0, 255)
     return clipped

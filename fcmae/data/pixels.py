@@ -1,5 +1,7 @@
 """A look at the pixels of a few images before a run: whether they can be read, and use their range."""
 
+import io
+import logging
 from contextlib import suppress
 
 from fcmae.core.errors import UserError
@@ -7,9 +9,11 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.parts import read_part, read_start
 from fcmae.data.suffixes import TIFF_STARTS, find_format
 
+logger = logging.getLogger(__name__)
 TRIES = 8
 USED = 0.25  # fraction of the range of 16-bit values below which an image would lose what it shows
 CAMERA_BITS = (8, 10, 12, 14)
+GDAL_NO_DATA = 42113  # the tag of a TIFF
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -30,16 +34,26 @@ def check_pixels(
         no_data: values that are none, see `fcmae.data.config.ImagesConfig`
 
     Raises:
-        UserError: no image can be read so, or those of 16 bits use less than a quarter of their range
+        UserError: no image can be read so, one has values that need a setting, or those of 16 bits use less
+            than a quarter of their range
     """
     numbers = index.spread(TRIES)
     deep = [number for number in numbers if _may_be_deep(index, number)]
     if not deep and channels in (1, 3) and no_data is None:
         return
-    from fcmae.data.decode import read_array
+    from fcmae.data.decode import BrokenImage, UnmappedValues, read_array
     from fcmae.data.images import FolderSource
 
-    FolderSource(index, channels, value_range, no_data).check()
+    if no_data is None:
+        _tell_no_data(index, deep)
+    source = FolderSource(index, channels, value_range, no_data)
+    for number in deep:  # a setting is missing, and many files would be given up
+        try:
+            source.read(number)
+        except BrokenImage as error:
+            if isinstance(error.__cause__, UnmappedValues):
+                raise UserError(str(error)) from None
+    source.check()
     if value_range is not None:
         return
     limits: list[int] = []
@@ -56,6 +70,23 @@ def check_pixels(
             f"would leave a few shades of grey: give --images.value-range '[{black}, {white}]' "
             "(or '[0, 65535]', to keep them as they are)"
         )
+
+
+def _tell_no_data(index: ImageIndex, numbers: list[int]) -> None:
+    """Warn of images that say themselves which value is none: GeoTIFFs, by GDAL's tag."""
+    with suppress(Exception):  # damage, or no tifffile
+        import tifffile
+
+        for number in numbers:
+            part = read_part(index, number)
+            with tifffile.TiffFile(index.path(number) if part is None else io.BytesIO(part)) as file:
+                value = str(file.pages[0].tags.valueof(GDAL_NO_DATA, "")).strip()
+            if value:
+                logger.warning(
+                    "%s says that %s means no data: give --images.no-data %s, or it is read as a measurement",
+                    index[number], value, value,
+                )  # fmt: skip
+                return
 
 
 def _may_be_deep(index: ImageIndex, number: int) -> bool:

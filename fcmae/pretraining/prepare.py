@@ -118,9 +118,9 @@ def check_batch(config: PretrainConfig, num_images: int) -> None:
     held_out = config.count_held_out(num_images)
     if config.batch_size > num_images - held_out:
         spec = find_opener(config.data).spec
-        kept = f" of which {held_out} are held out," if held_out else ""
+        kept = f", of which {held_out} are held out" if held_out else ""
         raise UserError(
-            f"batch size {config.batch_size} is more than the {num_images} images of {spec},{kept}: "
+            f"batch size {config.batch_size} is more than the {num_images} images of {spec}{kept}: "
             f"choose --batch-size {max(1, num_images - held_out)} or less"
         )
 

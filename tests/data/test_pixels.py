@@ -80,7 +80,7 @@ def test_images_that_cannot_be_read_so(
     folder: Path, channels: int, dtype: str, wanted: int, option: str
 ) -> None:
     write(folder / "image.npy", 0, 7, dtype, channels)
-    with pytest.raises(UserError, match="no readable image") as error:
+    with pytest.raises(UserError, match="no readable image|has values") as error:
         check_pixels(ImageIndex.scan(folder), wanted, None)
     assert option in str(error.value)
 
@@ -94,3 +94,37 @@ def test_ordinary_pictures_do_not_need_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("no_data", [None, -9999.0])
+def test_what_a_geotiff_says_of_no_data_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, no_data: float | None
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    scene = np.full((8, 8), 0.5, np.float32)
+    scene[0] = -9999
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(folder / name, scene, extratags=[(42113, "s", 0, "-9999", True)])
+    check_pixels(ImageIndex.scan(folder), 1, (0.0, 1.0), no_data)
+    told = [record.getMessage() for record in caplog.records if "no-data" in record.getMessage()]
+    assert len(told) == (no_data is None)
+    assert all("--images.no-data -9999" in line and "a.tif" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("value", "option"),
+    [(np.nan, "--images.no-data nan"), (-9999, "--images.no-data"), (7, "--images.value-range")],
+)
+def test_values_that_need_a_setting_are_told_at_once(folder: Path, value: float, option: str) -> None:
+    """Though the other half of the images can be read."""
+    for number in range(4):
+        tile = np.full((8, 8), 0.5, np.float32)
+        if number % 2:
+            tile[0] = value
+        np.save(folder / f"{number}.npy", tile)
+    with pytest.raises(UserError, match=option) as refusal:
+        check_pixels(ImageIndex.scan(folder), 1, None)
+    assert "1.npy" in str(refusal.value)
+    if value != 7:
+        check_pixels(ImageIndex.scan(folder), 1, None, "nan" if np.isnan(value) else value)
+    check_pixels(ImageIndex.scan(folder), 1, (0, 7), "nan" if np.isnan(value) else None)
