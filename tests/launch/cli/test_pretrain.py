@@ -22,7 +22,7 @@ from fcmae.engine.config import LoopConfig, OptimConfig
 from fcmae.engine.loggers import JsonLines
 from fcmae.launch.cli.main import main
 from fcmae.pretraining import settings
-from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainConfig
+from fcmae.pretraining.config import DecoderConfig, EncoderConfig, PretrainAugmentConfig, PretrainConfig
 from fcmae.pretraining.prepare import list_data, prepare
 from tests.launch.toys import help_of, make_pictures, refusal, squeezed
 
@@ -266,9 +266,10 @@ def test_help_has_hyphens_and_the_text_of_every_field(capsys: pytest.CaptureFixt
     text = help_of(capsys, "pretrain")
     assert "--image-size" in text
     assert "--optim.weight-decay" in text
-    assert "oroneofcifar10,convnextv2_atto,convnextv2_base" in squeezed(text)
+    assert "oroneofcifar10,continue,convnextv2_atto" in squeezed(text)
     assert not re.search(r"--[\w.]*_", text)
-    for kind in (PretrainConfig, EncoderConfig, DecoderConfig, OptimConfig, ImagesConfig, LoopConfig):
+    kinds = (PretrainConfig, EncoderConfig, DecoderConfig, PretrainAugmentConfig, OptimConfig)
+    for kind in (*kinds, ImagesConfig, LoopConfig):
         described = {each.arg_name: each.description for each in docstring_parser.parse(kind.__doc__).params}
         assert described.keys() == kind.__dataclass_fields__.keys()
         for name, description in described.items():
