@@ -95,6 +95,24 @@ def note(run: Path, event: str) -> list[str]:
     return record.noted(event)
 
 
+def process_of(run: Path, rank: int) -> int:
+    """Return the process id of a rank of the job in a run folder.
+
+    Raises:
+        AssertionError: there is no such process
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ours = str(run).encode() in argv and b"fcmae.launch.cluster.process" in argv
+        if ours and f"SLURM_PROCID={rank}".encode() in environment and b"bash" not in argv[0]:
+            return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
 def cancel_all(folder: Path) -> None:
     """Cancel the jobs of the runs in a folder, and these alone: the user may have jobs of her own."""
     for record in find_records(folder).values():

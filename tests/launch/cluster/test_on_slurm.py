@@ -18,6 +18,7 @@ from tests.launch.cluster.on_slurm import (
     note,
     output,
     preempt_by,
+    process_of,
     slurm_answers,
     steps,
     submit,
@@ -88,20 +89,6 @@ def test_killed_process_is_tried_again(folder: Path) -> None:
     until(lambda: ended(run), "it does not give up")
     assert len(note(run, "failed")) == 2
     assert "Killed" in output(run)
-
-
-def process_of(run: Path, rank: int) -> int:
-    """The process id of a rank of the job in a run folder."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            environment = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        ours = str(run / "jobs").encode() in argv and b"fcmae.launch.cluster.process" in argv
-        if ours and f"SLURM_PROCID={rank}".encode() in environment:
-            return int(entry.name)
-    raise AssertionError(f"no process of rank {rank}")
 
 
 def test_pipeline_of_three_steps(folder: Path) -> None:
