@@ -104,7 +104,7 @@ def test_job_on_this_machine_runs_the_code_and_settings_of_its_submission(
 
 @pytest.mark.slow
 def test_killed_process_on_this_machine_is_tried_again_in_the_same_folder(folder: Path) -> None:
-    argv = ["--cluster", "local", "--tasks-per-node", "2", "--", "--config", "tiny.yaml", "--epochs", "8"]
+    argv = ["--cluster", "local", "--tasks-per-node", "2", "--", "--config", "tiny.yaml", "--epochs", "3"]
     assert main(["submit", "pretrain", *argv, "--out", "run", "--loop.save_minutes", "0.001"]) == 0
     run = folder / "run"
     end = time.monotonic() + 100
@@ -120,7 +120,7 @@ def test_killed_process_on_this_machine_is_tried_again_in_the_same_folder(folder
     assert len(note(run, "started")) == 2
     state = Checkpoints(run / "checkpoints").newest()
     assert state is not None
-    assert state["progress"]["finished_epochs"] == 8
+    assert state["progress"]["finished_epochs"] == 3
 
 
 @pytest.mark.slow
