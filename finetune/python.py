@@ -56,8 +56,6 @@ def finetune(
     Raises:
         UserError: what the command would refuse
     """
-    if isinstance(options.get("init"), Run):
-        options["init"] = options["init"].path
     recipe = [] if config is None else [f"--config={config}"]
     with held(data) as name:
         argv = [*recipe, *to_argv({"data": name, **options})]

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+AnyPath = str | os.PathLike[str]
 TEMPORARY_SUFFIX = ".tmp"
 SEAL = b"sha256:"
 SEAL_SIZE = 2 + len(SEAL) + 64  # the length of the comment, and the comment

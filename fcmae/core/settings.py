@@ -8,6 +8,7 @@ tests/core/test_settings.py and tests/launch/cli fail where a release changes th
 import argparse
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -173,8 +174,8 @@ def to_argv(options: Mapping[str, Any], group: str = "") -> list[str]:
             value = asdict(value)
         if isinstance(value, Mapping):
             argv += to_argv(value, f"{group}{name}.")
-        elif isinstance(value, str | Path):
-            argv.append(f"--{group}{name}={value}")
+        elif isinstance(value, str | os.PathLike):
+            argv.append(f"--{group}{name}={os.fspath(value)}")
         else:
             argv.append(f"--{group}{name}={json.dumps(value, default=str)}")
     return argv

@@ -27,6 +27,10 @@ class Run:
         """Return the path."""
         return f"{type(self).__name__}({str(self.path)!r})"
 
+    def __fspath__(self) -> str:
+        """Return the path, so that whatever takes a path takes a run."""
+        return str(self.path)
+
     @property
     def path(self) -> Path:
         """The folder."""

@@ -11,7 +11,7 @@ from fcmae.launch.cli.report import print_table
 def run(argv: list[str]) -> int:
     """Write the features; return the exit status."""
     options = read(argv)
-    from fcmae.finetune.embed import embed  # imports torch
+    from fcmae.finetune.commands.embed import embed  # imports torch
 
     return print_table(*embed(**vars(options)), options.out)
 

@@ -50,7 +50,7 @@ def read(argv: list[str]) -> Any:
 
 def measure(options: Any) -> int:
     """Evaluate in the processes that have joined, of which rank zero talks; return the exit status."""
-    from fcmae.finetune.evaluate import evaluate  # imports torch
+    from fcmae.finetune.commands.evaluate import evaluate  # imports torch
 
     metrics = evaluate(**vars(options))
     print(

@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
     check_numbers(options)
     check_weights(options.weights, "cpu")
     check_export(options.format, options.out)
-    from fcmae.finetune.export import export  # imports torch
+    from fcmae.finetune.commands.export import export  # imports torch
 
     size = None if options.image_size is None else (options.image_size, options.image_size)
     exported = export(options.weights, options.format, options.out, size)

@@ -10,7 +10,7 @@ from fcmae.launch.cli.report import print_table
 def run(argv: list[str]) -> int:
     """Classify the images; return the exit status."""
     options = read(argv)
-    from fcmae.finetune.predict import predict  # imports torch
+    from fcmae.finetune.commands.predict import predict  # imports torch
 
     return print_table(*predict(**vars(options)), options.out)
 

@@ -52,7 +52,7 @@ def read(argv: list[str]) -> Any:
 
 def measure(options: Any) -> int:
     """Probe in the processes that have joined, of which rank zero talks; return the exit status."""
-    from fcmae.finetune.probe import probe  # imports torch
+    from fcmae.finetune.commands.probe import probe  # imports torch
 
     metrics = probe(**vars(options))
     print(

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from fcmae.data.config import ImagesConfig
+from fcmae.finetune.commands.embed import embed
+from fcmae.finetune.commands.evaluate import evaluate
+from fcmae.finetune.commands.predict import predict
 from fcmae.finetune.config import AugmentConfig
-from fcmae.finetune.embed import embed
-from fcmae.finetune.evaluate import evaluate
-from fcmae.finetune.predict import predict
 from tests.finetune.small_run import NETWORK, run_small
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from fcmae.core.errors import UserError
-from fcmae.finetune import finetune
+from fcmae.finetune import embed, evaluate, finetune, predict, probe
 from fcmae.pretraining import pretrain
 
 SIZE = {"stem_stride": 1, "depths": [1, 1, 1, 1], "dims": [4, 4, 8, 8]}
@@ -55,6 +55,15 @@ def test_fine_tuning_on_data_of_code(kind: str, tmp_path: Path) -> None:
     assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
     names = ["dark", "light"] if kind == "named" else ["0", "1"]
     assert run.class_names == names
+
+
+def test_a_run_is_measured_and_used_by_calls(tmp_path: Path) -> None:
+    run = finetune("digits", out=tmp_path / "run", epochs=1, network=SIZE, **{**OPTIONS, "batch_size": 512})
+    few = {"batch_size": 256, "workers": 0, "device": "cpu"}
+    assert evaluate(run, **few)["images"] == 359
+    assert 0 <= probe(str(run.path), "digits", limit=200, **few)["knn"] <= 100
+    assert predict(run, "digits", tmp_path / "table.csv", **few) == (1797, 0)
+    assert embed(run, "digits", str(tmp_path / "features.npz"), **few) == (1797, 0)
 
 
 def test_a_wrong_option_is_refused_with_the_nearest(tmp_path: Path) -> None:

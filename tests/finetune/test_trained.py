@@ -15,10 +15,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from fcmae import create_model
 from fcmae.core.errors import UserError
 from fcmae.finetune.checks import check_weights
-from fcmae.finetune.embed import embed
-from fcmae.finetune.evaluate import evaluate
-from fcmae.finetune.predict import predict
-from fcmae.finetune.probe import probe
+from fcmae.finetune.commands.embed import embed
+from fcmae.finetune.commands.evaluate import evaluate
+from fcmae.finetune.commands.predict import predict
+from fcmae.finetune.commands.probe import probe
 from fcmae.finetune.resolve import resolve
 from fcmae.finetune.trained import open_network, save_network
 from fcmae.models.weights import load_weights
@@ -63,8 +63,11 @@ def test_12_bit_images_are_read_as_in_training(run: Path, folder: Path, tmp_path
             pixels = np.round(np.array(Image.open(path)) * (4095 / 255)).astype(np.uint16)
             (deep / path.parent.name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(deep / path.parent.name / path.name)
-    config = small_config(tmp_path, images=replace(small_config(tmp_path).images, value_range=(0, 4095)))
-    save_network(open_network(run, CPU).model.state_dict(), config, [str(i) for i in range(10)], {}, weights)
+    trained = open_network(run, CPU)
+    measured = {"mean": trained.card.mean, "std": trained.card.std}
+    images = replace(small_config(tmp_path).images, value_range=(0, 4095), **measured)
+    config = small_config(tmp_path, images=images)
+    save_network(trained.model.state_dict(), config, [str(i) for i in range(10)], {}, weights)
     assert load_weights(weights).card.value_range == (0, 4095)
     assert resolve(small_config(tmp_path, init=str(weights))).images.value_range == (0, 4095)
 

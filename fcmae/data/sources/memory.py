@@ -153,7 +153,7 @@ def _describe(data: Any) -> str:
         raise UserError(f"data is {parts[0].dtype} {parts[0].shape}: give uint8 images (N, C, H, W)")
     digest = hashlib.blake2b(digest_size=4)
     for part in parts:
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.ascontiguousarray(part).data)
     return f"{len(parts[0])}-images-{digest.hexdigest()}"
 
 

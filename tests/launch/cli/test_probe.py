@@ -26,7 +26,7 @@ def test_only_a_picture_that_is_drawn_is_pointed_to(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = {"knn": 1, "linear": 1, "train_images": 1, "val_images": 1}
-    monkeypatch.setattr("fcmae.finetune.probe.probe", lambda **_: metrics)
+    monkeypatch.setattr("fcmae.finetune.commands.probe.probe", lambda **_: metrics)
     assert main(["probe", WEIGHTS, "--collapse=collapse.png"]) == 0
     shown = capsys.readouterr().out
     assert "no collapse is drawn" in shown

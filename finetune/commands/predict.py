@@ -5,15 +5,16 @@ from pathlib import Path
 
 from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
+from fcmae.core.files import AnyPath
 from fcmae.data.sources import Spec
 from fcmae.finetune.outputs import list_broken, open_all, outputs
 from fcmae.finetune.trained import open_network
 
 
 def predict(
-    weights: Path,
+    weights: AnyPath,
     images: Spec,
-    out: Path,
+    out: AnyPath,
     *,
     topk: int = 5,
     batch_size: int = 64,
@@ -42,6 +43,7 @@ def predict(
     Raises:
         UserError: weights or images that cannot be read, or a file that cannot be written
     """
+    weights, out = Path(weights), Path(out)
     network = open_network(weights, pick_device(device))
     classes = network.card.class_names or tuple(str(number) for number in range(network.num_classes))
     topk = min(topk, len(classes))

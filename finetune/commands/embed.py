@@ -15,7 +15,7 @@ import numpy as np
 
 from fcmae.core.device import pick_device
 from fcmae.core.errors import UserError
-from fcmae.core.files import write_atomically
+from fcmae.core.files import AnyPath, write_atomically
 from fcmae.data.sources import Spec
 from fcmae.finetune.outputs import list_broken, open_all, outputs
 from fcmae.finetune.trained import open_network
@@ -25,9 +25,9 @@ ROW_GROUP = 16384  # rows of a Parquet file that are written together
 
 
 def embed(
-    weights: Path,
+    weights: AnyPath,
     images: Spec,
-    out: Path,
+    out: AnyPath,
     *,
     batch_size: int = 64,
     workers: int | None = None,
@@ -53,6 +53,7 @@ def embed(
     Raises:
         UserError: weights or images that cannot be read, or a file that cannot be written
     """
+    weights, out = Path(weights), Path(out)
     network = open_network(weights, pick_device(device), head=False)
     source, broken = open_all(images, network), list_broken(out)
     count = 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcmae.finetune.predict import predict
+from fcmae.finetune.commands.predict import predict
 from fcmae.finetune.trained import open_network
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fcmae.core.errors import UserError
+from fcmae.core.files import AnyPath
 from fcmae.data.config import CROP_PCT, STRAIGHT_FROM
 from fcmae.finetune.checks import ExportFormat, check_export
 from fcmae.finetune.config import DEFAULT_IMAGE_SIZE, pair
@@ -44,7 +45,7 @@ class Exported:
 
 
 def export(
-    weights: Path, format: ExportFormat, out: Path, image_size: tuple[int, int] | None = None
+    weights: AnyPath, format: ExportFormat, out: AnyPath, image_size: tuple[int, int] | None = None
 ) -> Exported:
     """Convert weights for another tool, and check with that tool that the outputs are the same.
 
@@ -63,6 +64,7 @@ def export(
         UserError: weights that cannot be read, `out` exists or has no parent folder, a tool that is not
             installed or cannot express the network, or outputs that differ; nothing is left behind
     """
+    weights, out = Path(weights), Path(out)
     check_export(format, out)
     _check_tools(format)
     loaded = load_weights(weights)

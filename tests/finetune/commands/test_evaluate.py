@@ -14,8 +14,8 @@ from PIL import Image
 from fcmae.core.errors import UserError
 from fcmae.engine.run_folder import RunFolder
 from fcmae.finetune.checks import check_labelled
+from fcmae.finetune.commands.evaluate import evaluate
 from fcmae.finetune.config import FinetuneConfig
-from fcmae.finetune.evaluate import evaluate
 from tests.finetune.small_run import run_small
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ def test_own_data_by_name_is_looked_for_where_it_is_said_to_lie(
         roots.append(config.data_root)
         raise UserError("far enough")
 
-    monkeypatch.setattr("fcmae.finetune.evaluate.open_data", open_data)
+    monkeypatch.setattr("fcmae.finetune.commands.evaluate.open_data", open_data)
     for data_root in ("elsewhere", None):
         with pytest.raises(UserError, match="far enough"):
             evaluate(run, "digits", data_root=data_root, device="cpu")

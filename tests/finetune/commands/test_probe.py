@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 
 from fcmae.data.features import knn_accuracy
 from fcmae.engine.pictures import BLUE
-from fcmae.finetune.probe import draw_collapse, linear_accuracy, probe
+from fcmae.finetune.commands.probe import draw_collapse, linear_accuracy, probe
 
 
 def test_probes_find_what_the_features_hold() -> None:

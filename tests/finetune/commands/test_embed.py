@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fcmae.finetune.embed import NpzWriter, embed
-from fcmae.finetune.predict import predict
+from fcmae.finetune.commands.embed import NpzWriter, embed
+from fcmae.finetune.commands.predict import predict
 from fcmae.finetune.trained import open_network
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_parquet_holds_what_npz_holds(run: Path, folder: Path, tmp_path: Path) -
 def test_names_and_features_go_through_files_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fcmae.finetune.embed.PIECE", 7)
+    monkeypatch.setattr("fcmae.finetune.commands.embed.PIECE", 7)
     names = ["a/1.jpg", "ü" * 20, "\udcff.png", "b"]
     features = np.arange(12, dtype=np.float32).reshape(4, 3)
     with (tmp_path / "f.npz").open("w+b") as file, NpzWriter(file, tmp_path) as writer:

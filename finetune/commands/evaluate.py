@@ -13,6 +13,7 @@ import torch
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
+from fcmae.core.files import AnyPath
 from fcmae.data.config import DATA_ROOT
 from fcmae.data.images import Labelled
 from fcmae.data.sources import SourceOptions, Spec, find_opener
@@ -26,10 +27,10 @@ from fcmae.finetune.trained import Trained, open_network
 
 
 def evaluate(
-    weights: Path,
+    weights: AnyPath,
     data: Spec | None = None,
     *,
-    out: Path | None = None,
+    out: AnyPath | None = None,
     data_root: str | None = None,
     image_size: int | None = None,
     batch_size: int = 64,
@@ -57,6 +58,8 @@ def evaluate(
     Raises:
         UserError: weights or data that cannot be read, or that do not know the same classes
     """
+    weights = Path(weights)
+    out = None if out is None else Path(out)
     at = pick_device(device)
     network = open_network(weights, at, image_size=image_size)
     labelled = relabel(open_validation(weights, data, data_root, network), network, str(data), weights)

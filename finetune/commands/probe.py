@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
+from fcmae.core.files import AnyPath
 from fcmae.data.features import Features, extract_features, knn_accuracy
 from fcmae.data.sources import SourceOptions, Spec, open_splits
 from fcmae.engine.pictures import BLUE, GREY, save_figure
@@ -23,10 +24,10 @@ COLLAPSE_IMAGES = 64
 
 
 def probe(
-    weights: Path,
+    weights: AnyPath,
     data: Spec,
     *,
-    collapse: Path | None = None,
+    collapse: AnyPath | None = None,
     data_root: str = "data",
     val_fraction: float = 0.2,
     limit: int | None = None,
@@ -58,6 +59,8 @@ def probe(
     Raises:
         UserError: weights or data that cannot be read
     """
+    weights = Path(weights)
+    collapse = None if collapse is None else Path(collapse)
     at = pick_device(device)
     network = open_network(weights, at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)

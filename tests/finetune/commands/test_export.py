@@ -16,7 +16,7 @@ from fcmae import ConvNeXt, create_model
 from fcmae.core.errors import UserError
 from fcmae.data.transforms import resize_center_crop
 from fcmae.finetune.checks import ExportFormat
-from fcmae.finetune.export import export
+from fcmae.finetune.commands.export import export
 from fcmae.models.card import Card
 from fcmae.models.formats import to_timm
 from fcmae.models.storage import save_weights
@@ -161,7 +161,7 @@ def test_outputs_that_differ_leave_nothing(
         theirs = to_timm(state, **options)
         return theirs | {"head.fc.bias": theirs["head.fc.bias"] + 0.01}
 
-    monkeypatch.setattr("fcmae.finetune.export.to_timm", slightly_wrong)
+    monkeypatch.setattr("fcmae.finetune.commands.export.to_timm", slightly_wrong)
     with pytest.raises(UserError, match=r"w\.safetensors: as timm the outputs differ"):
         export(weights, "timm", tmp_path / "net")
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
