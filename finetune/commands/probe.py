@@ -60,7 +60,6 @@ def probe(
         UserError: weights or data that cannot be read
     """
     weights = Path(weights)
-    collapse = None if collapse is None else Path(collapse)
     at = pick_device(device)
     network = open_network(weights, at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)
@@ -83,7 +82,7 @@ def probe(
         batch = next(few.read_once(splits[1].source))
         metrics["collapse"] = collapse_by_block(network.model, batch.keep(batch.images))
         if collapse is not None and current_world().is_rank_zero:
-            save_figure(draw_collapse(metrics["collapse"]), collapse)
+            save_figure(draw_collapse(metrics["collapse"]), Path(collapse))
     return metrics
 
 
