@@ -59,9 +59,8 @@ def probe(
     Raises:
         UserError: weights or data that cannot be read
     """
-    weights = Path(weights)
     at = pick_device(device)
-    network = open_network(weights, at, head=False, image_size=image_size)
+    network = open_network(Path(weights), at, head=False, image_size=image_size)
     reader = network.reader(batch_size, workers, at)
     card = network.card
     options = SourceOptions(
