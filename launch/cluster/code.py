@@ -1,7 +1,6 @@
 """The toolkit's own code, and copies of it for jobs, each named by its content."""
 
 import hashlib
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -65,9 +64,9 @@ def files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def import_lines(code: Path) -> list[str]:
-    """Return shell lines after which Python imports the copy, even in the checkout that it was made from.
+def import_variables(code: Path) -> dict[str, str]:
+    """Return the variables by which Python imports the copy, even in the checkout that it was made from.
 
     `python -m` looks in the working directory first, unless the path is safe.
     """
-    return ["export PYTHONSAFEPATH=1", f"export PYTHONPATH={shlex.quote(str(code))}"]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(code)}

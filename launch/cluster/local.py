@@ -11,6 +11,7 @@ from pathlib import Path
 from fcmae.core.device import count_gpus
 from fcmae.core.errors import UserError
 from fcmae.launch.cluster.base import Cluster, State, no_answer
+from fcmae.launch.cluster.code import import_variables
 from fcmae.launch.cluster.job import Job, Submission
 from fcmae.launch.cluster.keeper import Kept, free_port
 from fcmae.launch.cluster.options import JobOptions, minutes
@@ -88,7 +89,7 @@ def start(job: Job, submission: Submission) -> str:
 
 def environment(submission: Submission) -> dict[str, str]:
     """Return the variables of a job: it imports the copy of our package, and sees the GPUs asked for."""
-    variables = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(submission.code)}
+    variables = {**os.environ, **import_variables(submission.code)}
     variables.pop("SUBMITIT_EXECUTOR", None)  # this process may be a job's itself
     count = submission.options.gpus_per_node or 0
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -24,7 +24,7 @@ from tests.launch.cluster.on_slurm import (
     until,
     write_recipe,
 )
-from tests.launch.toys import make_pictures, refusal
+from tests.launch.toys import NETWORK, make_pictures, refusal
 
 pytestmark = [
     pytest.mark.slurm,
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not slurm_answers(), reason="no SLURM cluster: squeue does not answer"),
 ]
-PICTURES = {**RECIPE, "data": "images", "batch_size": 4, "network": {**RECIPE["network"], "in_chans": 3}}
+PICTURES = {**RECIPE, "data": "images", "batch_size": 4, "network": {**NETWORK, "in_chans": 3}}
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 import fcmae
 from fcmae.core.errors import UserError
 from fcmae.launch.cluster import code as code_module
-from fcmae.launch.cluster.code import expected, import_lines, snapshot
+from fcmae.launch.cluster.code import expected, import_variables, snapshot
 
 PRINT = "import fcmae.launch.cluster.process as p, fcmae.models.sizes as s; print(p.__file__, s.__file__)"
 
@@ -54,9 +54,9 @@ def test_a_job_is_not_disturbed_by_what_lies_in_its_folder(tmp_path: Path, name:
     for path in (project / name / "__init__.py", project / "models.py"):
         path.write_text("raise RuntimeError('not ours')")
     code = snapshot(tmp_path / "a place" / "code")
-    shell = "\n".join([*import_lines(code), f"cd {project}", f'{sys.executable} -c "{PRINT}"'])
-    environment = {**os.environ, "PYTHONPATH": str(project)}
+    environment = {**os.environ, **import_variables(code)}
+    argv = [sys.executable, "-c", PRINT]
     printed = subprocess.run(
-        ["bash", "-ec", shell], env=environment, capture_output=True, text=True, check=True
+        argv, cwd=project, env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert printed.split("\n")[0] == f"{code}/fcmae/launch/cluster/process.py {code}/fcmae/models/sizes.py"
