@@ -109,7 +109,7 @@ class Damage:
         if not wrong and status:
             wrong = f"did not go on once it was mended: {(folder / 'output.txt').read_text()[-2000:]}"
         if not wrong:
-            if path.parent.name == CHECKPOINTS:  # the run had no need of it
+            if path.parent.name == CHECKPOINTS and path.exists():  # the run had no need of it
                 remove(path)
                 path.write_bytes(content)
             wrong = difference(folder / "run", self.whole)
