@@ -39,7 +39,7 @@ class OptimConfig:
     Args:
         base_lr: learning rate for a batch of 256 images; the one used is base_lr x batch size / 256
         lr: learning rate whatever the batch size; by default base_lr decides
-        min_lr: learning rate at the end of the cosine, on the same scale as the one in use
+        min_lr: learning rate at the end of the cosine, whatever the batch size
         weight_decay: AdamW's weight decay; never applied to norms, biases, GRN and tokens
         betas: AdamW's two betas
         warmup_epochs: epochs of linear warm-up from 0; by default a twentieth of all

@@ -27,9 +27,8 @@ def learning_rate(
     Returns:
         the rate of a parameter group whose `lr_scale` is 1
     """
-    peak, floor = config.lr, config.min_lr
-    if peak is None:
-        peak, floor = (rate * batch_size / REFERENCE_BATCH for rate in (config.base_lr, config.min_lr))
+    peak = config.base_lr * batch_size / REFERENCE_BATCH if config.lr is None else config.lr
+    floor = config.min_lr
     warmup_epochs = epochs / 20 if config.warmup_epochs is None else config.warmup_epochs
     warmup_steps = warmup_epochs * steps_per_epoch
     if step < warmup_steps:

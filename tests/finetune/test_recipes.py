@@ -74,6 +74,7 @@ def test_published_values(name: str) -> None:
     assert dict(zip(columns, row(config), strict=True)) == dict(zip(columns, expected, strict=True))
     assert config.model == "_".join(name.split("_")[:2])
     assert config.optim.betas == (0.9, 0.999)
+    assert config.optim.min_lr == 1e-6
     assert config.optim.schedule == "cosine"
     assert config.augment.auto_augment == "rand-m9-mstd0.5-inc1"
     assert config.augment.erase == 0.25
