@@ -69,22 +69,25 @@ class Augmentation:
         Returns:
             float32 images in 0..255, and which of their values are there, as was given
         """
-        x = images.float()
+        with torch.autocast(images.device.type, enabled=False):
+            return self._apply(images.float(), there, drawn)
+
+    def _apply(self, x: Tensor, there: Tensor | None, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
+        """Change a batch (B, C, H, W) in place."""
         if there is not None:
             x = torch.where(there, x, _mean(x, there))
-        per_channel = {name: numbers[..., None, None] for name, numbers in drawn.items()}
+        numbers = {name: value[..., None, None] for name, value in drawn.items()}
         if "brightness" in drawn:
-            x = (x * per_channel["brightness"]).clamp(0, 255)
-            level = _mean(self._grey(x), None)
-            x = torch.lerp(level, x, per_channel["contrast"]).clamp(0, 255)
+            x.mul_(numbers["brightness"]).clamp_(0, 255)
+            _mix(x, self._grey(_mean(x, None)), numbers["contrast"])
         if "saturation" in drawn:
-            x = torch.lerp(self._grey(x), x, per_channel["saturation"]).clamp(0, 255)
+            _mix(x, self._grey(x), numbers["saturation"])
         if "grey" in drawn:
-            x = torch.where(per_channel["grey"] != 0, self._grey(x), x)
+            _mix(x, self._grey(x), 1 - numbers["grey"])
         if "sigma" in drawn:
             x = _blur(x, there, drawn["sigma"][:, 0])
         if "kept" in drawn:
-            kept = per_channel["kept"].expand_as(x)
+            kept = numbers["kept"].expand_as(x)
             there = kept if there is None else there & kept
         return x, there
 
@@ -92,7 +95,12 @@ class Augmentation:
         """Return the grey of colours, (B, 1, H, W); bands as they are."""
         if not self.in_colour:
             return x
-        return (x * torch.tensor(LUMA, device=x.device)[:, None, None]).sum(1, keepdim=True)
+        return sum(weight * x[:, i : i + 1] for i, weight in enumerate(LUMA))  # type: ignore[return-value]
+
+
+def _mix(x: Tensor, other: Tensor, fraction: Tensor) -> None:
+    """Make x, in place, a fraction of itself and the rest of another; the fraction may be more than 1."""
+    x.mul_(fraction).add_(other * (1 - fraction)).clamp_(0, 255)
 
 
 def _mean(x: Tensor, there: Tensor | None) -> Tensor:
@@ -112,6 +120,5 @@ def _blur(x: Tensor, there: Tensor | None, sigma: Tensor) -> Tensor:
     kernel = torch.exp(-at.square() / (2 * sigma[:, None].square()))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]
     x = F.pad(x.reshape(1, -1, height, width), (RADIUS,) * 4, mode="replicate")
-    with torch.autocast(x.device.type, enabled=False):
-        x = F.conv2d(F.conv2d(x, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
+    x = F.conv2d(F.conv2d(x, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
     return x.view(batch, channels, height, width)

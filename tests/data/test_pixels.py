@@ -80,7 +80,7 @@ def test_images_that_cannot_be_read_so(
     folder: Path, channels: int, dtype: str, wanted: int, option: str
 ) -> None:
     write(folder / "image.npy", 0, 7, dtype, channels)
-    with pytest.raises(UserError, match="no readable image|has values") as error:
+    with pytest.raises(UserError, match=r"no readable image|has values") as error:
         check_pixels(ImageIndex.scan(folder), wanted, None)
     assert option in str(error.value)
 
