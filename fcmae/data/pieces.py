@@ -95,7 +95,7 @@ def _open_named(opener: Opener, options: SourceOptions) -> Pieces:
     try:
         halves: tuple[Labelled, Labelled] = opener.open_splits(options)
     except UserError as error:
-        return Pieces([Piece(ALL, opener.open_images(options), None)], [], str(error))
+        return Pieces([Piece(ALL, opener.open_everything(options), None)], [], str(error))
     names = (TRAIN, VAL)
     pieces = [Piece(name, half.source, half.labels.numpy()) for name, half in zip(names, halves, strict=True)]
     return Pieces(pieces, halves[0].classes)

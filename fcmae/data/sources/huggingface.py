@@ -229,7 +229,26 @@ class RowsSource:
 
     def read(self, i: int) -> "Tensor":
         """Read image i as `read_image` does."""
-        from fcmae.data.decode import BrokenImage, read_image
+        from fcmae.data.decode import read_image
+
+        options = self.options
+        path, content = self._content(i)
+        return read_image(
+            path,
+            options.channels,
+            value_range=options.value_range,
+            no_data=options.no_data,
+            content=content,
+        )
+
+    def read_bytes(self, i: int) -> bytes:
+        """Read the bytes of image i as they lie there; raise BrokenImage or OSError where that cannot be."""
+        path, content = self._content(i)
+        return path.read_bytes() if content is None else content
+
+    def _content(self, i: int) -> tuple[Path, bytes | None]:
+        """Return what image i is called and its bytes, or the path of its file and none."""
+        from fcmae.data.decode import BrokenImage
 
         file, row = self._find(i)
         name = file.path.parent / self.name(i)
@@ -242,14 +261,7 @@ class RowsSource:
             content, path = None, content
         if content is None and path is None:
             raise BrokenImage(name, "holds no image")
-        options = self.options
-        return read_image(
-            name if content is not None else file.path.parent / str(path),
-            options.channels,
-            value_range=options.value_range,
-            no_data=options.no_data,
-            content=content,
-        )
+        return (file.path.parent / str(path), None) if content is None else (name, content)
 
     def _find(self, i: int) -> tuple[RowFile, int]:
         """Return the file that image i lies in, and its row there."""

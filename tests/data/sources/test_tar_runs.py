@@ -55,7 +55,10 @@ def losses(out: str) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-@pytest.mark.parametrize(("kind", "task"), [("pretrain", PretrainTask), ("finetune", FinetuneTask)])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [("pretrain", PretrainTask), pytest.param("finetune", FinetuneTask, marks=pytest.mark.slow)],
+)
 def test_a_run_on_archives_is_resumed_exactly(
     imagenet: Path, monkeypatch: pytest.MonkeyPatch, kind: str, task: type
 ) -> None:
