@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from PIL import Image
 
 from fcmae.launch.cli.main import main
+from tests.data.archives_helper import picture as jpeg
+from tests.data.archives_helper import write_imagenet, write_shard, write_tar
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 SECTIONS = dict(
@@ -20,11 +23,13 @@ SECTIONS = dict(
 )
 TRAINING = (
     "--image-size=64 --batch-size=4 --epochs=1 --images.workers=0 --device=cpu --loop.loggers=[] "
-    "--network.depths=[1,1,1,1] --network.dims=[8,8,8,8]"
+    "--network.depths=[1,1,1,1] --network.dims=[8,8,8,8] --optim.warmup-epochs=0"
 )
 SMALL = {
     "pretrain": f"{TRAINING} --decoder.dim=8",
-    "finetune": f"{TRAINING} --model=convnextv2_atto --augment.auto-augment=null --optim.warmup-epochs=0",
+    "finetune": f"{TRAINING} --model=convnextv2_atto --augment.auto-augment=null",
+    "data": "--workers=0",
+    "evaluate": "--workers=0 --device=cpu",
     "predict": "--workers=0 --device=cpu",
     "embed": "--workers=0 --device=cpu",
 }
@@ -32,10 +37,12 @@ SMALL = {
 
 def commands(section: str) -> Iterator[list[str]]:
     for block in re.findall(r"^```bash\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", "").splitlines():
             program, command, *words = shlex.split(line)
             assert program == "fcmae"
-            yield [command, *words, *SMALL[command].split()]
+            if command == "submit":
+                words[words.index("--") : words.index("--") + 1] = ["--cluster=debug", "--"]
+            yield [command, *words, *SMALL[words[0] if command == "submit" else command].split()]
 
 
 def run(section: str) -> None:
@@ -106,6 +113,51 @@ def test_hugging_face() -> None:
     datasets.Dataset.from_dict(rows, features=features).save_to_disk("birds_hf")
     run("Hugging Face data sets")
     assert sorted(settings()) == ["birds_hf", "birds_hf:image=picture,label=species"]
+
+
+def test_inspection(capsys: pytest.CaptureFixture[str]) -> None:
+    save_folders("photos")
+    run("What is in it, and is it sound?")
+    assert Path("photos.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.endswith("10 images, 0 faults\n")
+
+
+@pytest.mark.slow
+def test_archives() -> None:
+    write_tar(Path("birds.tar"), {f"birds/{i}.jpg": jpeg(i) for i in range(8)})
+    for split in ("train", "validation"):
+        for shard in range(2):
+            write_shard(Path(f"shards/birds-{split}-{shard:03}.tar"), 4 * shard, ["gull", "owl"] * 2)
+    run("Tar archives and WebDataset's shards")
+    predicted = Path("results.csv").read_text().splitlines()
+    assert predicted[1].startswith("birds.tar/birds/0.jpg,")
+
+
+@pytest.mark.slow
+def test_imagenet() -> None:
+    write_imagenet(Path("imagenet"))
+    run("ImageNet-1K from the official downloads")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["atto", "atto_in1k", "base"]
+
+
+@pytest.mark.slow
+def test_imagenet_22k() -> None:
+    write_imagenet(Path("imagenet"))
+    with tarfile.open("imagenet/ILSVRC2012_img_train.tar") as archive:
+        archive.extractall("imagenet22k", filter="data")
+    run("ImageNet-22K")
+    assert sorted(path.name for path in Path("runs").iterdir()) == [
+        "base22k",
+        "base_in22k",
+        "base_in22k_in1k",
+    ]
+
+
+def test_packing() -> None:
+    write_imagenet(Path("imagenet"))
+    run("Reading is slow: pack")
+    assert Path("packed/classes.txt").read_text().split()[0] == "n01440764"
+    assert len(Path("packed/pack.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.slow

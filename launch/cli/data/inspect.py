@@ -65,7 +65,7 @@ def make_table(summary: dict[str, Any]) -> Table:
     rows = {
         "images": ", ".join(f"{count} {name}" for name, count in summary["images"].items()),
         "looked at": "" if summary["looked_at"] == total else f"{summary['looked_at']} of {total}",
-        "size": f"{summary['bytes'] / 1e6:,.1f} MB",
+        "size": f"{summary['bytes'] / 1e6:,.3g} MB",
         **{name: _counts(summary[name]) for name in ("formats", "modes", "channels")},
         **{name: _spread(summary[name.replace(" ", "_")]) for name in ("width", "height", "short side")},
         "classes": _classes(summary["classes"]) or summary["unlabelled"],
