@@ -85,8 +85,8 @@ class FinetuneConfig:
     """What to train on which labels, and how long.
 
     Args:
-        data: folder with train/ and val/, or one folder a class; digits, the built-in ones; cifar10, cifar100
-            or timm:NAME, whatever timm's dataset factory reads
+        data: folder with train/ and val/, or one folder a class; tar archives or shards; whatever else
+            docs/data.md names; digits, the built-in ones; cifar10, cifar100 or timm:NAME of timm's factory
         data_root: where a data set given by name lies, or is downloaded to
         val_fraction: fraction of a single tree that is kept for validation
         train_fraction: fraction of the training images to use, of each class

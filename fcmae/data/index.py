@@ -109,7 +109,10 @@ class ImageIndex:
         """Write the list to a .npz file."""
         with write_atomically(Path(path)) as file:
             arrays: dict[str, Any] = {COLUMN + name: column for name, column in self.columns.items()}
-            texts = {"root": np.array(str(self.root)), "notes": np.array(json.dumps(self.notes))}
+            texts: dict[str, Any] = {
+                "root": np.array(str(self.root)),
+                "notes": np.array(json.dumps(self.notes)),
+            }
             np.savez(file, names=self.names, offsets=self.offsets, **texts, **arrays)
 
     @classmethod
@@ -173,8 +176,8 @@ class ImageIndex:
 
     def digest(self) -> str:
         """Return a hash of the relative paths and their order, the same on every machine."""
-        digest = hashlib.sha256(self.offsets.astype("<i8", copy=False).view(np.uint8))
-        digest.update(self.names)
+        digest = hashlib.sha256(self.offsets.astype("<i8", copy=False).view(np.uint8).data)
+        digest.update(self.names.data)
         return digest.hexdigest()
 
 

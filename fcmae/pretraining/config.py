@@ -88,8 +88,8 @@ class PretrainConfig:
     """What to pre-train on what, and how long.
 
     Args:
-        data: folder of images, any tree; digits, the built-in ones; cifar10, cifar100 or timm:NAME, whatever
-            timm's dataset factory reads
+        data: folder of images, any tree; tar archives or shards; whatever else docs/data.md names;
+            digits, the built-in ones; cifar10, cifar100 or timm:NAME, whatever timm's dataset factory reads
         data_root: where a data set given by name lies, or is downloaded to
         init: weights to go on from: a run, a file, or a name such as timm:convnextv2_tiny.fcmae; by default
             the start is from scratch

@@ -9,7 +9,7 @@ from fcmae.core.world import find_world
 from fcmae.finetune.checks import check_images, check_out, check_weights
 
 TIMEOUT_MINUTES = 10.0  # how long the processes of a measurement wait for each other
-DATA_HELP = "folder of classes, or one with train/ and val/; digits; cifar10, cifar100 or timm:NAME; a table"
+DATA_HELP = "folder of classes, or one with train/ and val/; tar, table; digits; cifar10, timm:NAME"
 IMAGES_HELP = "folder of images, any tree; a list or table of files; may be given more than once"
 
 
