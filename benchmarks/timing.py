@@ -26,18 +26,22 @@ class Spread:
 
 
 def time_side_by_side(
-    ways: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warmup: int = 2
+    ways: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each run of each way. They take turns: a slow moment of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warmup + repeats):
         for name, run in ways.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
 from fcmae.core.errors import UserError
 from fcmae.data.dataset import seeded
@@ -146,3 +146,19 @@ def test_statistics_that_do_not_fit_are_refused() -> None:
         channel_statistics(4, mean=(0.5, 0.5, 0.5))
     with pytest.raises(UserError, match="must be above 0"):
         channel_statistics(1, std=(0.0,))
+
+
+def test_crops_are_those_that_torchvision_draws() -> None:
+    generator = np.random.default_rng(0)
+    for key in range(2000):
+        height, width = (int(side) for side in generator.integers(1, [900, 30][key % 2], 2))
+        scale = [(0.2, 1.0), (0.9, 1.0), (0.05, 0.1)][key % 3]
+        with seeded(key):
+            expected = RandomResizedCrop.get_params(
+                torch.empty(1, height, width), list(scale), [3 / 4, 4 / 3]
+            )
+            after = torch.rand(())
+        with seeded(key):
+            crop = RandomCropFlip((8, 8), scale, hflip=False).draw(height, width)
+            assert crop.box == tuple(expected)
+            assert torch.rand(()) == after
