@@ -1,5 +1,7 @@
 """Everything about a pre-training run that can be wrong, looked at before the network is built."""
 
+import logging
+
 from fcmae.core.device import check_device
 from fcmae.core.errors import UserError
 from fcmae.core.settings import check_counts
@@ -16,6 +18,10 @@ from fcmae.models.geometry import count_visible, patch_grid, total_stride
 from fcmae.models.layouts import check_layout
 from fcmae.models.sizes import find_size
 from fcmae.pretraining.config import FIXED, VOLATILE, PretrainConfig
+
+logger = logging.getLogger(__name__)
+
+FEW_PATCHES = 16  # 4 x 4
 
 
 def prepare(config: PretrainConfig, *, acquire: bool = True, lists_digest: str | None = None) -> RunFolder:
@@ -85,7 +91,8 @@ def check(config: PretrainConfig) -> None:
     """
     find_size(config.model)
     rows, cols = patch_grid(config.image_size, total_stride(config.network.stem_stride))
-    count_visible(rows * cols, config.mask_ratio)
+    visible = count_visible(rows * cols, config.mask_ratio)
+    warn_of_few_patches(rows, cols, visible, config.network.stem_stride)
     counts = {
         "epochs": config.epochs,
         "batch_size": config.batch_size,
@@ -142,3 +149,16 @@ def check_initial(config: PretrainConfig) -> None:
         )
     if config.init is None and warmup is not None:
         raise UserError(f"init_warmup is {warmup:g} without --init: it is for going on from trained weights")
+
+
+def warn_of_few_patches(rows: int, cols: int, visible: int, stem_stride: int) -> None:
+    """Say that there is little to learn from where an image has only few patches, and could have more."""
+    if rows * cols < FEW_PATCHES and stem_stride > 1:
+        makes = {finer: rows * cols * (stem_stride // finer) ** 2 for finer in (2, 1)}
+        finer = 2 if makes[2] >= FEW_PATCHES else 1
+        logger.warning(
+            "an image has %d x %d patches, of which %d %s seen: little to learn from. --network.stem-stride "
+            "%d makes them %d x %d, a larger --image-size more as well",
+            rows, cols, visible, "is" if visible == 1 else "are", finer,
+            rows * stem_stride // finer, cols * stem_stride // finer,
+        )  # fmt: skip

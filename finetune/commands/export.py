@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H W pixels, K classes (or features, of weights with
 
 import importlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -34,6 +35,9 @@ TOLERANCE = 1e-4  # largest difference that is accepted, as a fraction of the la
 BICUBIC = 3  # Pillow's number, which transformers' files hold
 PROTOBUF_LIMIT = 1.8e9  # bytes; an ONNX file holds less than 2 GiB, larger weights go beside it
 TOOLS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "timm": ("timm",), "transformers": ("transformers",)}
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,28 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
         torch.inference_mode(),
     ):
+        logger.info("writing %s as %s", weights, format)
         card = replace(loaded.card, image_size=size, crop_pct=_crop_pct(loaded.card, size))
         forward = WRITERS[format](model, card, size, Path(folder) / out.name)
+        logger.info("written; comparing its outputs with ours")
         difference = _largest_difference(model, forward, (model.in_chans, *size))
         if not difference <= TOLERANCE:  # not a number is no agreement either
             raise UserError(
                 f"{weights}: as {format} the outputs differ by {difference:.1e} of the largest one, which is "
                 f"more than {TOLERANCE:.0e}; nothing was written"
             )
+        _open_to_all(Path(folder))
         for path in Path(folder).iterdir():
             os.replace(path, out.with_name(path.name))
     return Exported(out, difference)
+
+
+def _open_to_all(folder: Path) -> None:
+    """Give files the permissions that new ones have here; safetensors lets nobody else read its own."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _largest_difference(model: ConvNeXt, forward: Forward, shape: tuple[int, int, int]) -> float:

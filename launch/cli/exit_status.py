@@ -24,6 +24,7 @@ def exit_status(command: Command, argv: list[str]) -> int:
     handler = logging.StreamHandler()
     handler.addFilter(Once())
     logging.basicConfig(level=logging.WARNING, format="fcmae: %(message)s", handlers=[handler])
+    logging.getLogger("fcmae").setLevel(logging.INFO)
     try:
         load_plugins()
         return command(argv)

@@ -6,6 +6,18 @@ from fcmae.core.settings import Parser
 from fcmae.finetune.checks import ExportFormat, check_export, check_weights
 from fcmae.launch.cli.parsers import add_image_size, check_numbers
 
+LINES = {
+    "onnx": """  import onnxruntime
+  session = onnxruntime.InferenceSession("{out}")
+  (outputs,) = session.run(None, {{"images": images}})""",
+    "torch": """  import torch
+  outputs = torch.export.load("{out}").module()(images)""",
+    "timm": """  import timm
+  model = timm.create_model("local-dir:{out}", pretrained=True)""",
+    "transformers": """  from transformers import AutoModel  # with a head: AutoModelForImageClassification
+  model = AutoModel.from_pretrained("{out}")""",
+}
+
 
 def run(argv: list[str]) -> int:
     """Write the other form, and compare its outputs with ours; return the exit status.
@@ -22,6 +34,7 @@ def run(argv: list[str]) -> int:
     size = None if options.image_size is None else (options.image_size, options.image_size)
     exported = export(options.weights, options.format, options.out, size)
     print(f"wrote {exported.path}; its outputs differ from ours by {exported.difference:.1e} at most")
+    print("read it in Python by:\n" + LINES[options.format].format(out=exported.path))
     return 0
 
 

@@ -19,9 +19,10 @@ from fcmae.launch.cli.main import main
 from fcmae.models.card import Card
 from fcmae.models.formats import to_timm
 from fcmae.models.storage import save_weights
-from fcmae.pretraining.config import PretrainConfig
+from fcmae.pretraining.config import EncoderConfig, PretrainConfig
 from fcmae.pretraining.initial import find_decoder, gentle_groups, load_initial
 from fcmae.pretraining.model import FCMAE
+from fcmae.pretraining.prepare import check
 from tests.conftest import Randomize
 
 SIZE: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 8, 12, 16)}
@@ -250,3 +251,19 @@ def test_what_cannot_be_is_refused(
     assert pretrain("--data", str(photos), "--network.stem-stride", "1", *options) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "told"), [(64, 4, "stem-stride 2"), (32, 4, "stem-stride 1"), (64, 2, "")]
+)
+def test_few_patches_are_told_with_a_remedy(
+    side: int, stride: int, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = PretrainConfig(image_size=side, mask_ratio=0.4, network=EncoderConfig(stem_stride=stride))
+    if side == 32:
+        with pytest.raises(UserError):
+            check(config)  # one patch is no puzzle at all
+        return
+    check(config)
+    assert told in caplog.text
+    assert bool(caplog.text) == bool(told)

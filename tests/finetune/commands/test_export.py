@@ -1,6 +1,7 @@
 """Exported networks give our outputs in the tool that they are for; those that would not are not written."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,13 @@ def test_what_cannot_be_exported_is_refused(randomize: Randomize, tmp_path: Path
     with pytest.raises(UserError, match=r"absent\.pt: no such weights"):
         export(tmp_path / "absent.pt", "torch", tmp_path / "net.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_others_can_read_what_was_written(format: Any, randomize: Randomize, tmp_path: Path) -> None:
+    export(write(trained(randomize), tmp_path / "own.safetensors"), format, tmp_path / "out")
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert set(modes.values()) == {0o666 & ~umask}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
