@@ -80,10 +80,11 @@ class TensorBoard(Logger):
 
     def log(self, record: dict[str, Any]) -> None:
         """Add the numbers of a record at its step."""
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, record["step"])
-        self._writer.flush()
+        with named(self.run.tensorboard):
+            for name, value in record.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, record["step"])
+            self._writer.flush()
 
     def rewind(self, step: int, finished_epochs: int) -> None:
         """Have TensorBoard hide what lies beyond a checkpoint."""

@@ -42,7 +42,8 @@ def resolve(name: str, argv: list[str], options: JobOptions, *, acquire: bool) -
     device = config.device if config.device == "cpu" else "auto"  # this machine may have no GPU
     # The lock on the folder is let go of with the object: the job takes it.
     resolved, run = find_run(replace(config, device=device), acquire)
-    return freeze(name, replace(resolved, device=config.device), run, options, write=acquire)
+    resolved = replace(resolved, device=config.device, change=False)  # the folder has changed by now
+    return freeze(name, resolved, run, options, write=acquire)
 
 
 def freeze(name: str, config: Any, run: RunFolder, options: JobOptions, *, write: bool) -> Job:

@@ -7,6 +7,8 @@ import pytest
 from fcmae.core.errors import UserError
 from fcmae.core.settings import read_settings
 from fcmae.data.index import describe_lists, load_lists
+from fcmae.engine.loggers import JsonLines
+from fcmae.engine.run_folder import RunFolder
 from fcmae.launch.cli.submit.resolve import resolve
 from fcmae.launch.cluster.options import JobOptions
 from fcmae.pretraining.config import PretrainConfig
@@ -30,6 +32,15 @@ def test_a_job_repeats_the_settings_of_its_submission(folder: Path) -> None:
     other = resolve("pretrain", ["--config", "digits", "--out", "run"], JobOptions(), acquire=True)
     assert other.argv[1] != config
     assert Path(config).read_bytes() == kept
+
+
+def test_a_job_goes_on_with_changed_settings_and_changes_none_itself(folder: Path) -> None:
+    job = resolve("pretrain", ARGV, JobOptions(), acquire=True)
+    JsonLines(RunFolder(job.folder)).log({"step": 1})
+    job = resolve("pretrain", [*ARGV, "--epochs", "9", "--change"], JobOptions(), acquire=True)
+    settings = read_settings(PretrainConfig, Path(job.argv[1]))
+    assert (settings.epochs, settings.change) == (9, False)
+    assert len(RunFolder(job.folder).history.read()) == 2
 
 
 def test_a_job_is_told_which_images_it_was_queued_with(folder: Path) -> None:
