@@ -9,6 +9,7 @@ from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource
 from fcmae.data.pieces import Piece, Pieces
 from fcmae.data.transforms import BICUBIC
+from fcmae.data.validity import split_validity
 
 COLUMNS, ROWS = 8, 5
 SIDE = 160  # pixels of the longer side of a picture
@@ -16,13 +17,15 @@ LONGEST = 22  # characters of a caption
 RED = "#c53030"
 
 
-def draw_contact_sheet(pieces: Pieces) -> Figure:
+def draw_contact_sheet(pieces: Pieces, channels: int) -> Figure:
     """Draw images from all over a source, at first one of each class, with class and size below each.
 
-    An image of other channels than 1 and 3 shows its first; one that cannot be read is told by its reason.
+    An image of other channels than 1 and 3 shows its first, and white where it has no data; one that cannot
+    be read is told by its reason.
 
     Args:
         pieces: the source
+        channels: of the images
     """
     piece = pieces.pieces[0]
     numbers = choose(piece, COLUMNS * ROWS)
@@ -31,7 +34,7 @@ def draw_contact_sheet(pieces: Pieces) -> Figure:
     figure.suptitle(f"{len(numbers)} of {len(piece.source)} images", fontsize=11)
     for axes, number in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, numbers, strict=False):
         label = "" if piece.labels is None else pieces.classes[int(piece.labels[number])]
-        _draw(axes, piece.source, int(number), label)
+        _draw(axes, piece.source, int(number), label, channels)
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
@@ -45,7 +48,7 @@ def choose(piece: Piece, count: int) -> np.ndarray:
     return order[np.linspace(0, len(order) - 1, count, dtype=np.int64)]
 
 
-def _draw(axes: Axes, source: ImageSource, number: int, label: str) -> None:
+def _draw(axes: Axes, source: ImageSource, number: int, label: str, channels: int) -> None:
     """Draw one image with its caption."""
     try:
         image = source.read(number)
@@ -54,6 +57,9 @@ def _draw(axes: Axes, source: ImageSource, number: int, label: str) -> None:
         axes.set_title(_cut(label or source.name(number).rpartition("/")[2]), fontsize=7, color=RED)
         return
     height, width = image.shape[1:]
+    image, there = split_validity(image, channels)
+    if there is not None:
+        image = image.masked_fill(~there, 255)
     scale = SIDE / max(height, width)
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     small = F.resize(image[:3] if len(image) >= 3 else image[:1], size, interpolation=BICUBIC, antialias=True)

@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,7 @@ from fcmae.data.images import ImageSource, Selection
 from fcmae.data.pieces import Piece, Pieces, bytes_of, look_at_each
 from fcmae.data.progress_bar import progress
 from fcmae.data.statistics import ChannelStatistics, measure_statistics
+from fcmae.data.validity import split_validity
 
 SIDE = (224, 224)  # pixels that images are seen at where mean and deviation are measured, as in evaluation
 EXAMPLES = 10  # names that are told of each kind of fault
@@ -90,11 +92,11 @@ def inspect(pieces: Pieces, channels: int, sample: int | None, workers: int, doi
     """
     numbers = [_spread_numbers(len(piece.source), sample) for piece in pieces.pieces]
     findings = Findings(pieces, numbers)
-    digests = []
+    digests, look = [], partial(describe, channels=channels)
     with progress(doing, sum(map(len, numbers)), "images") as advance:
         for piece, chosen in zip(pieces.pieces, numbers, strict=True):
             digest = np.zeros(len(chosen), np.uint64)
-            for at, seen in enumerate(look_at_each(piece.source, chosen, describe, workers)):
+            for at, seen in enumerate(look_at_each(piece.source, chosen, look, workers)):
                 advance(1)
                 if seen.reason:
                     findings.broken.append((piece.source.name(seen.number), seen.reason))
@@ -114,15 +116,21 @@ def inspect(pieces: Pieces, channels: int, sample: int | None, workers: int, doi
     return findings
 
 
-def describe(source: ImageSource, i: int) -> tuple[str, bytes]:
+def describe(source: ImageSource, i: int, channels: int) -> tuple[str, bytes]:
     """Return what is known of image i as JSON, and 8 bytes that are those of images of the same bytes alone.
+
+    Args:
+        source: the images
+        i: number of one
+        channels: that it is read with
 
     Raises:
         BrokenImage: it cannot be read
     """
     image = source.read(i)
     data = bytes_of(source, i)
-    told = {"formats": "array", "modes": "8 bits", "channels": image.shape[0], "bytes": image.numel()}
+    count = len(split_validity(image, channels)[0])
+    told = {"formats": "array", "modes": "8 bits", "channels": count, "bytes": image.numel()}
     if data is not None:
         told |= {"bytes": len(data), **_read_header(data, source.name(i))}
     told |= {"width": image.shape[2], "height": image.shape[1]}

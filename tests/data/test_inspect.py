@@ -90,7 +90,7 @@ def test_images_of_no_file_are_compared_by_their_pixels() -> None:
 
 
 def test_the_sheet_shows_each_image_with_its_class_and_size(pieces: Pieces) -> None:
-    figure = draw_contact_sheet(pieces)
+    figure = draw_contact_sheet(pieces, 3)
     drawn = [axes for axes in figure.axes if axes.images]
     titles = [axes.get_title() for axes in drawn]
     assert titles[:4] == ["cat\n24 x 20", "cat\n44 x 40", "cat\n34 x 30", "cat\n44 x 40"]
@@ -113,4 +113,18 @@ def test_a_sheet_of_many_shows_many_classes(tmp_path: Path) -> None:
     labels = pieces.pieces[0].labels
     assert labels is not None
     assert len(set(labels[choose(pieces.pieces[0], 40)])) > 25
-    assert draw_contact_sheet(pieces).axes[0].get_title().startswith("class $_0")
+    assert draw_contact_sheet(pieces, 3).axes[0].get_title().startswith("class $_0")
+
+
+def test_no_data_is_white_and_not_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        scene = np.full((20, 24, 2), 0.25, np.float32)
+        scene[: 4 * number] = np.nan
+        np.save(tmp_path / f"{number}.npy", scene)
+    pieces = open_pieces(str(tmp_path), SourceOptions(channels=2, size=16, no_data="nan"))
+    found = inspect(pieces, 2, None, 0, "Inspecting").summary()
+    assert (found["channels"], found["broken"]["count"]) == ({"2": 4}, 0)
+    assert found["mean"] == pytest.approx([0.25] * 2, abs=0.01)
+    assert found["std"] == pytest.approx([0] * 2, abs=0.01)
+    drawn = [axes.images[0].get_array() for axes in draw_contact_sheet(pieces, 2).axes if axes.images]
+    assert [float(image.max()) for image in drawn if image is not None] == [64, 255, 255, 255]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
 
     pieces, workers = open_source(options), count_workers(options)
     findings = inspect(pieces, options.channels, options.sample, workers, f"Inspecting {options.source}")
-    save_figure(draw_contact_sheet(pieces), options.out)
+    save_figure(draw_contact_sheet(pieces, options.channels), options.out)
     summary = findings.summary()
     if options.json:
         print(json.dumps(summary, indent=1))
@@ -46,6 +46,12 @@ def make_parser() -> Parser:
     parser = source_parser("fcmae data inspect", "SOURCE", "Say what images there are, and draw some.")
     parser.add_argument(
         "--sample", type=int | None, default=None, help="how many images to look at; by default all"
+    )
+    parser.add_argument(
+        "--no_data",
+        type=Literal["nan", "mask"] | float | None,
+        default=None,
+        help="stored values that are none, see --images.no-data of training: a number, nan or mask",
     )
     parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="picture to write")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fcmae.core.errors import UserError
@@ -62,9 +63,8 @@ def open_source(options: Any) -> "Pieces":
     """
     from fcmae.data.pieces import open_pieces  # imports torch
 
-    return open_pieces(
-        options.source, SourceOptions(options.channels, SIZE, options.value_range, options.data_root)
-    )
+    reading = SourceOptions(options.channels, SIZE, options.value_range, options.data_root)
+    return open_pieces(options.source, replace(reading, no_data=getattr(options, "no_data", None)))
 
 
 def count_workers(options: Any) -> int:
