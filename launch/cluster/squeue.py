@@ -94,7 +94,9 @@ def read_sacct(answer: str) -> dict[str, State]:
 
 def explain(reason: str, dependency: str) -> str:
     """Return why a job waits, in SLURM's words, with what it waits for where that is another job."""
-    return f"{reason}: {dependency}" if reason == "Dependency" and dependency != "(null)" else reason
+    if reason != "Dependency" or dependency == "(null)":
+        return reason
+    return f"{reason}: {dependency.replace('(unfulfilled)', '')}"
 
 
 def waited(queued: str, started: str) -> float | None:

@@ -33,7 +33,7 @@ def test_states_reasons_and_time_in_the_queue(commands: Path) -> None:
     assert found["12_1"].name == "PENDING"
     assert found["12_1"].reason == "Priority"
     assert (found["12_1"].waited or 0) > 65
-    assert found["13"] == State("PENDING", True, "Dependency: afterok:12_*(unfulfilled)")
+    assert found["13"] == State("PENDING", True, "Dependency: afterok:12_*")
     assert found["14"].active
 
 
