@@ -24,7 +24,6 @@ import torch
 
 from tests.launch.cluster.on_slurm import (
     PATIENCE,
-    STEPS_PER_EPOCH,
     cancel_all,
     ended,
     final_weights,
@@ -38,22 +37,24 @@ from tests.launch.cluster.on_slurm import (
     write_recipe,
 )
 
-EPOCHS_AT_ONCE = 4  # that a start hardly gets through before it is preempted
+STEPS_AT_LEAST = 15  # of a start, before it is preempted
+EPOCHS_AT_ONCE = 3  # that a start hardly gets through before it is preempted
 NAME = "%j $HOME 'by' "  # of a run, before the partition: what a shell or SLURM might misread
 
 
-def survive(folder: Path, count: int, partitions: list[str]) -> None:
+def survive(folder: Path, count: int, partitions: list[str], epochs: int | None = None) -> None:
     """Preempt a run in each partition, and compare how they end.
 
     Args:
         folder: where to work
         count: how often each run is preempted
         partitions: their names
+        epochs: of each run, by default more than will be done when the last preemption comes
 
     Raises:
         AssertionError: a run does not come back, or ends otherwise
     """
-    recipe, epochs = write_recipe(folder), EPOCHS_AT_ONCE * (count + 1)
+    recipe, epochs = write_recipe(folder), epochs or EPOCHS_AT_ONCE * (count + 1)
     command = ("--", "--config", str(recipe), "--epochs", str(epochs), "--out")
     submit("pretrain", "--cluster", "local", "--tasks-per-node", "2", *command, str(folder / "whole"))
     runs = [folder / f"{NAME}{partition}" for partition in partitions]
@@ -64,7 +65,7 @@ def survive(folder: Path, count: int, partitions: list[str]) -> None:
         preempt_by(signal)
         before = [len(steps(run)) for run in runs]
         for run, logged in zip(runs, before, strict=True):
-            until(partial(has_steps, run, logged + STEPS_PER_EPOCH // 3), f"{run} makes no steps")
+            until(partial(has_steps, run, logged + STEPS_AT_LEAST), f"{run} makes no steps")
         preempt()
         for run in runs:
             until(partial(has_started, run, number + 1), f"{run} does not start again")
@@ -77,7 +78,7 @@ def survive(folder: Path, count: int, partitions: list[str]) -> None:
         assert not note(run, "failed"), output(run)
         assert "going on after step" in output(run)
         assert "going on after step 0" not in output(run)
-        assert steps(run) == list(range(1, epochs * STEPS_PER_EPOCH + 1))
+        assert steps(run) == steps(folder / "whole") == list(range(1, len(steps(run)) + 1))
         torch.testing.assert_close(final_weights(run, epochs), whole, rtol=0, atol=0)
 
 
@@ -96,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--partitions", nargs="+", default=["low"])
+    parser.add_argument("--epochs", type=int)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     start = time.monotonic()
@@ -103,7 +105,7 @@ def main() -> None:
         folder = Path(name).resolve()
         afterwards.callback(preempt_by, "user")
         afterwards.callback(cancel_all, folder)
-        survive(folder, options.count, options.partitions)
+        survive(folder, options.count, options.partitions, options.epochs)
     runs = " and ".join(options.partitions)
     seconds = time.monotonic() - start
     print(f"{options.count} preemptions of a run in {runs}: the same weights, bit for bit; {seconds:.0f} s")
