@@ -1,6 +1,7 @@
 """Jobs on a real cluster: they end, come back after preemption, time-out and kill, wait for one another."""
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -91,9 +92,23 @@ def test_killed_process_is_tried_again(folder: Path) -> None:
     assert "Killed" in output(run)
 
 
-def test_pipeline_of_three_steps(folder: Path) -> None:
+# Takes note of its options, and starts what comes after the image.
+APPTAINER = """#!/bin/bash
+echo "$SETUP $*" >> "$SLURM_SUBMIT_DIR/contained"
+until [ "$1" = image.sif ]; do shift; done
+exec "${@:2}"
+"""
+
+
+def test_pipeline_of_three_steps_in_a_container(folder: Path) -> None:
+    apptainer = folder / "bin" / "apptainer"
+    apptainer.parent.mkdir()
+    apptainer.write_text(APPTAINER)
+    apptainer.chmod(0o755)
     submit(
         "pipeline", "--out", "all",
+        "--setup", f"export PATH={apptainer.parent}:$PATH", "--setup", "export SETUP='as asked'",
+        "--container", "image.sif", "--container-runtime", "apptainer", "--python", sys.executable,
         "--", "pretrain", "--config", "tiny.yaml", "--epochs", "1",
         "--", *FINETUNE,
         "--", "evaluate", "--data", "digits",
@@ -105,6 +120,8 @@ def test_pipeline_of_three_steps(folder: Path) -> None:
     settings = yaml.safe_load((root / "finetune" / "config.yaml").read_text())
     assert settings["init"] == str(root / "pretrain")
     assert settings["network"]["dims"] == [8, 8, 8, 8]
+    contained = (folder / "contained").read_text().splitlines()
+    assert [line.startswith(f"as asked exec --bind={root}:{root} ") for line in contained] == 3 * [True]
 
 
 def test_failed_step_cancels_what_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
