@@ -93,16 +93,19 @@ def read_request(command: str, argv: list[str]) -> Request:
     """
     extra: dict[str, str] = {}
     ours: list[str] = []
-    following = iter(argv)
-    for word in following:
-        if word.startswith("--slurm-"):
-            key, equals, value = word.removeprefix("--slurm-").partition("=")
-            extra[key] = value if equals else next(following, "")
-        elif word.partition("=")[0] in REPEATED:
-            option, equals, value = word.partition("=")
-            ours.append(f"{option}+={value if equals else next(following, '')}")
-        else:
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if not option.startswith("--slurm-") and option not in REPEATED:
             ours.append(word)
+            continue
+        if not equals and words and not words[0].startswith("--"):  # else one without a value, as --exclusive
+            value = words.pop(0)
+        if option in REPEATED:
+            ours.append(f"{option}+={value}")
+        else:
+            extra[option.removeprefix("--slurm-")] = value
     read = make_parser(command).read([*site_defaults(), *ours])
     options = JobOptions(**{name: getattr(read, name) for name in NAMES})
     options.check()

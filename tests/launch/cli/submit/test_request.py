@@ -27,8 +27,9 @@ def test_command_line_wins_over_environment_over_file(folder: Path, monkeypatch:
 
 
 def test_options_of_sbatch_go_through_as_they_are() -> None:
-    request = read_request("pretrain", ["--slurm-reservation", "r", "--nodes", "2", "--slurm-nice=5"])
-    assert request.extra == {"reservation": "r", "nice": "5"}
+    request = read_request("pretrain", ["--slurm-reservation", "r", "--slurm-exclusive", "--nodes", "2"])
+    assert request.extra == {"reservation": "r", "exclusive": ""}
+    assert read_request("pretrain", ["--slurm-nice=5", "--slurm-hold"]).extra == {"nice": "5", "hold": ""}
     assert request.options.nodes == 2
 
 
