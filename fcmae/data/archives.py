@@ -19,10 +19,7 @@ from fcmae.data.progress_bar import progress
 from fcmae.data.suffixes import SUFFIXES
 from fcmae.data.tar import CUT_OFF, DAMAGED, is_tar
 
-FOLDER, SAMPLE = (
-    "folder",
-    "sample",
-)  # columns: numbers into the notes FOLDERS and LABELS; a sample without has -1
+FOLDER, SAMPLE = "folder", "sample"  # columns: numbers in the notes FOLDERS and LABELS; -1 is no label
 FOLDERS, LABELS, PASSED_OVER, READ = "folders", "labels", "passed_over", "how_read"  # notes
 INDEX_FILE = "index.npz"  # of this list, beside archives that `fcmae data pack` made
 FORMAT = 1  # of the list: one more wherever the same archives give another one

@@ -2,22 +2,19 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fcmae.data.index import ImageIndex
 
-ARCHIVE, START, SIZE = (
-    "archive",
-    "start",
-    "size",
-)  # columns of a list: number of the archive, place and size in it
-ARCHIVES = (
-    "archives"  # note of a list: its archives, each as [path below the root, bytes, time of change in ns]
-)
-MAX_OPEN = (
-    128  # archives that a process holds open: ImageNet-22K has 21,841 and a process may often hold 1,024
-)
+ARCHIVE, START, SIZE = "archive", "start", "size"  # columns: number of the archive, place and size in it
+FILE = -1  # the archive's number of an image that is a file of its own, among others that are parts
+ARCHIVES = "archives"  # note: the archives, each as [path below the root, bytes, time of change in ns]
+MAX_OPEN = 128  # archives that a process holds open; ImageNet-22K has 21,841, and it may often hold 1,024
 
 _open: OrderedDict[str, FileIO] = OrderedDict()
 
@@ -37,7 +34,7 @@ def read_part(index: ImageIndex, i: int, most: int | None = None) -> bytes | Non
         OSError: the archive is gone or cannot be read
         ValueError: it has become shorter
     """
-    if START not in index.columns:
+    if START not in index.columns or index.columns[ARCHIVE][i] == FILE:
         return None
     path, _, _ = index.notes[ARCHIVES][index.columns[ARCHIVE][i]]
     size = int(index.columns[SIZE][i])
@@ -59,6 +56,33 @@ def read_start(index: ImageIndex, i: int, count: int) -> bytes:
         return part
     with Path(index.path(i)).open("rb") as file:
         return file.read(count)
+
+
+def join_parts(
+    lists: Sequence[ImageIndex], folders: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return columns and notes of lists that are put end to end; none where all of them are of files.
+
+    Args:
+        lists: of files, or of parts of archives
+        folders: where the root of each lies below the common one
+    """
+    if not any(START in index.columns for index in lists):
+        return {}, {}
+    archives: list[Any] = []
+    columns: dict[str, list[np.ndarray]] = {ARCHIVE: [], START: [], SIZE: []}
+    for index, folder in zip(lists, folders, strict=True):
+        nothing = {ARCHIVE: np.full(len(index), FILE, np.int32), START: np.zeros(len(index), np.int64)}
+        own = index.columns if START in index.columns else {**nothing, SIZE: np.zeros(len(index), np.uint32)}
+        number = own[ARCHIVE]
+        columns[ARCHIVE].append(np.where(number == FILE, FILE, number + len(archives)).astype(np.int32))
+        for name in (START, SIZE):
+            columns[name].append(own[name])
+        archives += [
+            [os.path.normpath(os.path.join(folder, path)), *known]
+            for path, *known in index.notes.get(ARCHIVES, [])
+        ]
+    return {name: np.concatenate(column) for name, column in columns.items()}, {ARCHIVES: archives}
 
 
 def _opened(path: str) -> FileIO:

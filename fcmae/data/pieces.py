@@ -20,7 +20,7 @@ from fcmae.data.sources.base import Opener
 from fcmae.data.sources.files import FilesOpener, open_files
 
 TRAIN, VAL, ALL = "train", "val", "images"
-BATCH = 16
+BATCH = 4  # large files wait in twice as many batches as there are workers
 
 Look = Callable[[ImageSource, int], tuple[str, bytes]]
 """From a source and the number of an image to a text and bytes that tell of it; may raise BrokenImage."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcmae.core.distributed import current_world
-from fcmae.core.errors import UserError
-from fcmae.data.classes import LABEL, Halves, LabelledFiles, divide, label_files
+from fcmae.data.classes import Halves, LabelledFiles, divide, label_files
 from fcmae.data.headers import check_headers
 from fcmae.data.index import ImageIndex
+from fcmae.data.parts import join_parts
 from fcmae.data.sources.base import Opener, SourceOptions
 
 if TYPE_CHECKING:
@@ -122,22 +122,16 @@ def open_classes(data: LabelledFiles, options: SourceOptions) -> "Labelled":
 
 
 def join_lists(lists: Sequence[ImageIndex]) -> ImageIndex:
-    """Return one list of the files of several, in their order.
-
-    Raises:
-        UserError: some lie in archives
-    """
-    for index in lists:
-        if set(index.columns) - {LABEL}:
-            raise UserError(
-                f"{index.root}: archives and other data cannot be joined: give them in one folder"
-            )
+    """Return one list of the files of several, and of what lies in archives, in their order."""
     roots = [real_path(index.root) for index in lists]
     root = Path(os.path.commonpath(roots))
-    parts = [_prefixed(index, os.path.relpath(own, root)) for index, own in zip(lists, roots, strict=True)]
+    folders = [os.path.relpath(own, root) for own in roots]
+    parts = [_prefixed(index, folder) for index, folder in zip(lists, folders, strict=True)]
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     names = np.concatenate([part.names for part in parts])
-    return ImageIndex(root, names, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    columns, notes = join_parts(lists, folders)
+    return ImageIndex(root, names, offsets, columns=columns, notes=notes)
 
 
 def join_labelled(parts: Sequence[LabelledFiles]) -> LabelledFiles:

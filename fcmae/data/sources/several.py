@@ -8,6 +8,7 @@ from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener
 from fcmae.data.sources.files import FilesOpener, join_labelled, join_lists, real_path
 from fcmae.data.sources.folder import FolderOpener
+from fcmae.data.sources.tar import TarOpener
 
 
 class SeveralOpener(FilesOpener):
@@ -26,6 +27,9 @@ class SeveralOpener(FilesOpener):
                     f"{opener.spec} cannot be joined with other data: folders, lists and tables of files can"
                 )
             self.parts.append(opener)
+        archives = [real_path(part.spec) for part in self.parts if isinstance(part, TarOpener)]
+        if len(set(archives)) < len(archives):
+            raise UserError(f"{self.spec}: the same archives are given twice, and would count so")
         roots = [real_path(part.spec) for part in self.parts if isinstance(part, FolderOpener)]
         for i, root in enumerate(roots):
             for other in roots[:i]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcmae.core.errors import UserError
-from fcmae.data.images import Labelled
+from fcmae.data.images import FolderSource, Labelled
 from fcmae.data.index import load_lists, save_lists
 from fcmae.data.sources import SourceOptions, find_opener, open_splits
 from fcmae.data.sources.folder import FolderOpener
@@ -209,3 +209,28 @@ def test_the_order_is_that_of_the_archives_on_every_machine(tmp_path: Path) -> N
     index = TarOpener(str(tmp_path)).list_files(held_out=True)
     assert [index[i] for i in range(6)] == [f"{name}.tar/{i}.jpg" for name in "ab" for i in (3, 1, 2)]
     assert np.all(np.diff(index.columns["archive"]) >= 0)
+
+
+def test_archives_and_folders_in_several_places_are_one_data_set(tmp_path: Path) -> None:
+    files = [(name, i) for name in ("cat", "dog") for i in range(2)]
+    write_tar(tmp_path / "a" / "x.tar", {f"{name}/{i}.jpg": picture(i) for name, i in files})
+    files = [(name, i) for name in ("dog", "ox") for i in range(2)]
+    write_tar(tmp_path / "b" / "c" / "y.tar", {f"{name}/{i}.jpg": picture(10 + i) for name, i in files})
+    (tmp_path / "photos" / "ox").mkdir(parents=True)
+    (tmp_path / "photos" / "ox" / "1.jpg").write_bytes(picture(30))
+    (tmp_path / "photos" / "cat").mkdir()
+    (tmp_path / "photos" / "cat" / "1.jpg").write_bytes(picture(31))
+    spec = [str(tmp_path / "a" / "x.tar"), str(tmp_path / "photos"), str(tmp_path / "b" / "c" / "y.tar")]
+    train, val = open_splits(spec, OPTIONS)
+    assert train.classes == ["cat", "dog", "ox"]
+    opener = find_opener(spec)
+    [index] = opener.list_images()
+    index.save(tmp_path / "list.npz")
+    source = opener.open_images(SourceOptions(channels=3, size=16, lists=load_lists(tmp_path / "list.npz")))
+    assert isinstance(source, FolderSource)
+    expected = [picture(i) for i in (0, 1, 0, 1, 31, 30, 10, 11, 10, 11)]
+    assert [source.read_bytes(i) for i in range(10)] == expected
+    assert source.name(9) == "b/c/y.tar/ox/1.jpg"
+    assert {**labelled(train), **labelled(val)}["photos/ox/1.jpg"] == "ox"
+    with pytest.raises(UserError, match="twice"):
+        find_opener([spec[0], spec[0]])
