@@ -53,8 +53,11 @@ def _draw(axes: Axes, source: ImageSource, number: int, label: str, channels: in
     try:
         image = source.read(number)
     except BrokenImage as error:
-        axes.text(0.5, 0.5, _cut(error.reason), color=RED, ha="center", va="center", fontsize=7, wrap=True)
-        axes.set_title(_cut(label or source.name(number).rpartition("/")[2]), fontsize=7, color=RED)
+        what = _cut(label or source.name(number).rpartition("/")[2])
+        axes.text(
+            0.5, 0.5, _cut(error.reason), color=RED, ha="center", va="center", fontsize=7, parse_math=False
+        )
+        axes.set_title(what, fontsize=7, color=RED, parse_math=False)
         return
     height, width = image.shape[1:]
     image, there = split_validity(image, channels)

@@ -72,8 +72,12 @@ def join_parts(
     archives: list[Any] = []
     columns: dict[str, list[np.ndarray]] = {ARCHIVE: [], START: [], SIZE: []}
     for index, folder in zip(lists, folders, strict=True):
-        nothing = {ARCHIVE: np.full(len(index), FILE, np.int32), START: np.zeros(len(index), np.int64)}
-        own = index.columns if START in index.columns else {**nothing, SIZE: np.zeros(len(index), np.uint32)}
+        own: dict[str, np.ndarray] = dict(index.columns)
+        if START not in own:
+            types = {ARCHIVE: np.int32, START: np.int64, SIZE: np.uint32}
+            own = {
+                name: np.full(len(index), FILE if name == ARCHIVE else 0, of) for name, of in types.items()
+            }
         number = own[ARCHIVE]
         columns[ARCHIVE].append(np.where(number == FILE, FILE, number + len(archives)).astype(np.int32))
         for name in (START, SIZE):

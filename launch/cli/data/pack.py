@@ -5,6 +5,7 @@ from typing import Any
 
 from fcmae.core.errors import UserError
 from fcmae.core.settings import Parser
+from fcmae.data.pixels import check_pixels
 from fcmae.launch.cli.data.reading import check_reading, count_workers, open_source, source_parser
 
 MB = 1_000_000
@@ -25,15 +26,15 @@ def run(argv: list[str]) -> int:
     pieces = open_source(options)
     if pieces.unlabelled:
         print(f"packing without labels: {pieces.unlabelled}")
+    for piece in pieces.pieces:
+        if piece.index is not None and options.short_side is not None:  # which leaves 8 bits of a value
+            check_pixels(piece.index, options.channels, options.value_range)
     encoder = Encoder(options.short_side, options.quality, options.format)
-    workers, size = count_workers(options), int(options.shard_size * MB)
-    shards = pack(pieces, options.out, encoder, size, workers, f"Packing {options.source}")
-    images, broken = (
-        sum(shard.images for shard in shards),
-        [each for shard in shards for each in shard.broken],
-    )
-    total = sum(shard.bytes for shard in shards)
-    print(f"packed {images} images of {options.source} into {len(shards)} shards, {total / MB:,.1f} MB")
+    workers, full = count_workers(options), int(options.shard_size * MB)
+    shards = pack(pieces, options.out, encoder, full, workers, f"Packing {options.source}")
+    images, size = sum(shard.images for shard in shards), sum(shard.bytes for shard in shards)
+    broken = sum(len(shard.broken) for shard in shards)
+    print(f"packed {images} images of {options.source} into {len(shards)} shards, {size / MB:,.3g} MB")
     if broken:
         print(f"{broken} broken images were left out; they are listed in {options.out / BROKEN_FILE}")
     print(f"give it as it is: --data {options.out}")

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fcmae.launch.cli.main import main
 from tests.launch.toys import make_classes, refusal
@@ -52,5 +54,20 @@ def test_a_folder_is_inspected_packed_and_verified(capsys: pytest.CaptureFixture
     assert "animals" not in printed.splitlines()[0]
     assert printed.endswith("10 images, 1 faults\n")
     assert main(["data", "pack", "animals", "packed", "--short-side=8", "--workers=0"]) == 0
-    assert "packed 9 images of animals into 1 shards" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "packed 9 images of animals into 1 shards" in printed
+    assert "1 broken images were left out" in printed
     assert main(["data", "verify", "packed", "--workers=0"]) == 0
+
+
+def test_values_of_16_bits_that_would_become_a_few_greys_are_not_packed(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "cells").mkdir()
+    for i in range(3):
+        cells = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 10)
+        cells.save(directory / "cells" / f"{i}.png")
+    argv = ["data", "pack", "cells", "packed", "--short-side=8", "--channels=1", "--workers=0"]
+    assert main(argv) == 2
+    assert "[0, 4095]" in capsys.readouterr().err
+    assert main([*argv, "--value-range=[0, 4095]"]) == 0
