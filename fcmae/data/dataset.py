@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource, WatchedSource
 from fcmae.data.sampler import Key
@@ -94,7 +94,7 @@ class ImageDataset(Dataset[Item]):
         """Read and augment one image, or the next readable one after it.
 
         Raises:
-            UserError: 100 images in a row cannot be read
+            TransientError: 100 images in a row cannot be read
         """
         return self.__getitems__([key])[0]
 
@@ -127,7 +127,7 @@ class ImageDataset(Dataset[Item]):
                 return self.source.read_shrunk(i, drawn.shrink), i, broken
             except BrokenImage as error:
                 broken.append((i, error.reason))
-        raise UserError(
+        raise TransientError(
             f"{len(broken)} images in a row could not be read, from {self.source.name(index)} on "
             f"({broken[0][1]}): is the data still there?"
         )

@@ -69,7 +69,8 @@ class Loader:
                 return
             except UserError as error:  # a worker's comes with its traceback as the message
                 error.__traceback__ = None  # it would keep the workers alive
-                raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+                kind = type(error)
+                raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
             except (RuntimeError, OSError, EOFError) as error:  # the last two where a batch came half the way
                 dead = self._find_deaths(0.0 if isinstance(error, RuntimeError) else 2.0)
                 if not dead:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fcmae.core.errors import UserError
+from fcmae.core.errors import TransientError
 from fcmae.data.dataset import Batch, ImageDataset, seeded
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ArraySource, FolderSource
@@ -122,7 +122,7 @@ def test_a_hundred_broken_images_in_a_row_end_the_run_in_one_line(workers: int) 
     source = PartlyBroken(torch.zeros(150, 1, 2, 2, dtype=torch.uint8), set(range(120)))
     dataset = ImageDataset(source, lambda image: image, seed=0)
     loader = Loader(dataset, [[(0, i)] for i in range(9)], workers, CPU)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(TransientError) as caught:
         list(loader)
     assert str(caught.value) == (
         "100 images in a row could not be read, from image 0 on (is damaged): is the data still there?"
