@@ -124,6 +124,8 @@ def check(config: FinetuneConfig) -> None:
         raise UserError(f"--init-classes {config.init_classes}: no such file")
     config.loop.check()
     config.images.check()
+    if config.images.decode == "gpu":
+        raise UserError("images.decode is gpu, which is for pre-training: choose scaled or full")
     if config.ema_decay is not None and config.loop.sharding == "fsdp":
         raise UserError(
             "loop.sharding is fsdp, with which no moving average is kept: set ema_decay to null, or use ddp"

@@ -30,8 +30,9 @@ class ImagesConfig:
         value_range: values of 16-bit and float images that become black and white, as [0, 4095] for 12 bits
         no_data: stored values that are none, filled with the mean and never asked for: a number, as -9999;
             nan, for all that is not finite; mask, where the last channel of the file is 0
-        decode: full, all pixels; scaled, a JPEG at 1/2, 1/4 or 1/8 of its size where a crop stays
-            2.5 times as large as what it is resized to, which differs by a third of a level of 255
+        decode: full, all pixels; scaled, a JPEG at 1/2, 1/4 or 1/8 of its size where a crop stays 2.5 times
+            as large as what it is resized to, which differs by a third of a level of 255; gpu, JPEGs on the
+            GPU that trains, a batch at a time, in pre-training
         repeats: samples made of an image each time that it is read, each with a crop of its own: reading
             costs so much less, and a batch holds so many fewer images. Epochs count samples
     """
@@ -46,7 +47,7 @@ class ImagesConfig:
     max_broken: float = 1.0
     value_range: tuple[float, float] | None = None
     no_data: Literal["nan", "mask"] | float | None = None
-    decode: Literal["full", "scaled"] = "scaled"
+    decode: Literal["full", "scaled", "gpu"] = "scaled"
     repeats: int = 1
 
     def __post_init__(self) -> None:

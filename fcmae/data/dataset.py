@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from fcmae.core.errors import TransientError
 from fcmae.data.decode import BrokenImage
+from fcmae.data.encoded import Encoded, ordinary_size
 from fcmae.data.images import ImageSource, WatchedSource
 from fcmae.data.sampler import Key
 from fcmae.data.transforms import RandomCropFlip
@@ -48,7 +48,7 @@ class Batch:
     """A micro-batch: items, stacked.
 
     Args:
-        data: what the transform returned, each tensor of it stacked to (B, ...)
+        data: what the transform returned, each tensor of it stacked to (B, ...); images may still be encoded
         source_index: int64 (B,), numbers in the source of the images that were read
         broken: (source index, reason) of the images that could not be read on the way
     """
@@ -59,13 +59,25 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU can copy from while it computes."""
-        data, source_index = tree_map(Tensor.pin_memory, self.data), self.source_index.pin_memory()
+        data = tree_map(lambda leaf: leaf.pin_memory(), self.data)
+        source_index = self.source_index.pin_memory()
         return replace(self, data=data, source_index=source_index)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its data on a device, without waiting where they are pinned; indices stay."""
-        move = partial(Tensor.to, device=device, non_blocking=True)
-        return replace(self, data=tree_map(move, self.data))
+        """Return the batch with its data on a device, without waiting where they are pinned; indices stay.
+
+        What is still encoded is decoded there, and the images of which that fails are broken, too.
+        """
+        broken = list(self.broken)
+
+        def move(leaf: Tensor | Encoded) -> Tensor:
+            if isinstance(leaf, Tensor):
+                return leaf.to(device, non_blocking=True)
+            images, reasons = leaf.decode(device)
+            broken.extend((int(self.source_index[row]), reason) for row, reason in reasons.items())
+            return images
+
+        return replace(self, data=tree_map(move, self.data), broken=broken)
 
 
 class ImageDataset(Dataset[Item]):
@@ -76,6 +88,7 @@ class ImageDataset(Dataset[Item]):
         transform: from uint8 (C, H, W) to tensors of one size; draws from the global generators
         seed: with turn and index, determines what crop and transform draw
         crop: taken of each image before it is transformed; by default nothing is
+        channels: C, where JPEGs are to be decoded later, see `fcmae.data.encoded`; by default they are here
     """
 
     def __init__(
@@ -84,8 +97,10 @@ class ImageDataset(Dataset[Item]):
         transform: Callable[[Tensor], Any],
         seed: int,
         crop: RandomCropFlip | None = None,
+        channels: int | None = None,
     ) -> None:
         self.source, self.transform, self.seed, self.crop = WatchedSource(source), transform, seed, crop
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.source)
@@ -107,7 +122,7 @@ class ImageDataset(Dataset[Item]):
 
     def _make_items(self, index: int, turns: list[int]) -> list[Item]:
         """Read image `index`, or the next readable one, and augment it once for each turn."""
-        drawn = _Drawn(self.crop, [(self.seed, turn, index) for turn in turns])
+        drawn = _Drawn(self.crop, [(self.seed, turn, index) for turn in turns], self.channels)
         image, source_index, broken = self._read_next(index, drawn)
         items = []
         for key in drawn.keys:
@@ -124,6 +139,10 @@ class ImageDataset(Dataset[Item]):
             i = (index + attempt) % len(self)
             drawn.size = None
             try:
+                content = self.source.read_bytes(i) if self.channels is not None else None
+                if content is not None and (size := ordinary_size(content)) is not None:
+                    drawn.size = size
+                    return torch.frombuffer(bytearray(content), dtype=torch.uint8), i, broken
                 return self.source.read_shrunk(i, drawn.shrink), i, broken
             except BrokenImage as error:
                 broken.append((i, error.reason))
@@ -139,10 +158,13 @@ class _Drawn:
     Args:
         crop: what is drawn, if anything
         keys: what to seed the generators with, for each crop
+        channels: C, where images are decoded later
     """
 
-    def __init__(self, crop: RandomCropFlip | None, keys: list[tuple[int, ...]]) -> None:
-        self.crop, self.keys = crop, keys
+    def __init__(
+        self, crop: RandomCropFlip | None, keys: list[tuple[int, ...]], channels: int | None = None
+    ) -> None:
+        self.crop, self.keys, self.channels = crop, keys, channels
         self.size: tuple[int, int] | None = None  # of the whole image, where it is decoded smaller
 
     def shrink(self, height: int, width: int) -> int:
@@ -156,13 +178,18 @@ class _Drawn:
                 divisors.append(self.crop.draw(height, width).divisor)
         return min(divisors)
 
-    def take(self, image: Tensor) -> Tensor:
-        """Take the crop that the generators, seeded anew, draw once more."""
+    def take(self, image: Tensor) -> Tensor | Encoded:
+        """Take the crop that the generators, seeded anew, draw once more; of a JPEG's bytes, note it."""
         if self.crop is None:
             return image
         height, width = self.size or (image.shape[-2], image.shape[-1])
         crop = self.crop.draw(height, width)
-        return self.crop.apply(image, crop, round(height / image.shape[-2]))
+        if self.channels is None:
+            return self.crop.apply(image, crop, round(height / image.shape[-2]))
+        if image.ndim == 1:
+            return Encoded((image,), (0,), (crop,), self.crop, self.channels)
+        taken = self.crop.apply(image, crop)
+        return Encoded((taken,), (0,), (self.crop.whole(*taken.shape[-2:]),), self.crop, self.channels)
 
 
 @contextmanager
@@ -195,7 +222,12 @@ def seeded(*key: int) -> Iterator[None]:
 def collate(items: list[Item]) -> Batch:
     """Stack items to a batch; inside a worker, in memory that the training process shares."""
     return Batch(
-        data=default_collate([item.data for item in items]),
+        data=tree_map(_stack, *(item.data for item in items)),
         source_index=torch.tensor([item.source_index for item in items]),
         broken=[report for item in items for report in item.broken],
     )
+
+
+def _stack(*leaves: Any) -> Any:
+    """Stack one part of the data of several items."""
+    return Encoded.join(leaves) if isinstance(leaves[0], Encoded) else default_collate(list(leaves))

@@ -57,6 +57,16 @@ def read_shrunk(source: ImageSource, i: int, shrink: Shrink | None) -> Tensor:
     return image
 
 
+def read_bytes(source: ImageSource, i: int) -> bytes | None:
+    """Read the bytes of image i's file; nothing where a source has no files.
+
+    Raises:
+        OSError, ValueError: they cannot be read
+    """
+    read = getattr(source, "read_bytes", None)
+    return None if read is None else read(i)
+
+
 class FolderSource:
     """The images of a list: files, or parts of archives.
 
@@ -191,6 +201,10 @@ class Selection:
         """Read the image from the source, smaller where it can."""
         return read_shrunk(self.source, self.number(i), shrink)
 
+    def read_bytes(self, i: int) -> bytes | None:
+        """Read the bytes of the image's file, where the source has files."""
+        return read_bytes(self.source, self.number(i))
+
 
 class Remainder(Selection):
     """All but a few of a source's images, without a list of the millions that are left.
@@ -248,6 +262,13 @@ class WatchedSource:
             return read_shrunk(self.source, i, shrink)
         finally:
             self._held[2 * worker.id + 1] = NOTHING
+
+    def read_bytes(self, i: int) -> bytes | None:
+        """Read the bytes of image i's file; nothing where there is none, or it cannot be read."""
+        try:
+            return read_bytes(self.source, i) if i not in self.deadly else None
+        except (OSError, ValueError):
+            return None  # reading the image says what is wrong
 
     def watch(self, workers: int) -> None:
         """Make room for the notes of new workers."""

@@ -96,6 +96,10 @@ class RandomCropFlip:
         top, left, rows, columns = (side - side % divisor for side in box)
         return Crop(turns, (top, left, rows, columns), hflip, vflip, divisor)
 
+    def whole(self, height: int, width: int) -> Crop:
+        """Return the crop that is all of an image of this height and width."""
+        return Crop(0, (0, 0, height, width), hflip=False, vflip=False)
+
     def most_shrinkage(self, height: int, width: int) -> int:
         """Return the largest divisor, of 1, 2, 4 and 8, that leaves a crop at least `GAP` times too large."""
         room = min(height / self.image_size[0], width / self.image_size[1]) / GAP
@@ -145,7 +149,7 @@ def training_crop(image_size: Size, channels: int, images: ImagesConfig) -> Rand
         images.vflip,
         turns=images.turns,
         channels=channels,
-        shrinks=images.decode != "full",
+        shrinks=images.decode == "scaled",
     )
 
 

@@ -112,6 +112,10 @@ def check(config: PretrainConfig) -> None:
     config.optim.check(config.epochs, config.batch_size)
     config.loop.check()
     config.images.check()
+    if config.images.decode == "gpu" and config.device in ("cpu", "mps"):
+        raise UserError(
+            f"images.decode is gpu, but the run's device is {config.device}: choose scaled or full"
+        )
     config.augment.check(config.network.in_chans)
     check_device(config.device)
 

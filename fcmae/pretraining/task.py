@@ -15,6 +15,7 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.data.broken import BrokenList
 from fcmae.data.dataset import Batch, ImageDataset
+from fcmae.data.encoded import check_gpu_decoding
 from fcmae.data.images import Selection
 from fcmae.data.index import load_lists
 from fcmae.data.loader import Loader, choose_workers
@@ -89,6 +90,8 @@ class PretrainTask(Task):
 
     def __init__(self, config: PretrainConfig, run: RunFolder, device: torch.device) -> None:
         self.config, self.run, self.device = config, run, device
+        if config.images.decode == "gpu":
+            check_gpu_decoding(device, config.network.in_chans, config.images.no_data)
         self.model = FCMAE(**config.model_options())
         self.augmentation = Augmentation(config.augment, config.network.in_chans)
         lists = load_lists(run.images)
@@ -119,7 +122,8 @@ class PretrainTask(Task):
             augmentation=self.augmentation,
         )
         crop = training_crop(self.model.image_size, channels, config.images)
-        self.dataset = ImageDataset(self.source, transform, config.seed, crop)
+        later = channels if config.images.decode == "gpu" else None
+        self.dataset = ImageDataset(self.source, transform, config.seed, crop, later)
         self.steps_per_epoch = len(self.source) // config.batch_size
         self.broken = BrokenList(run.broken_images)
         sampled = evenly_spaced(len(self.source), count_sampled(len(self.source), config.probe_every))
@@ -201,8 +205,9 @@ class PretrainTask(Task):
         return Loader(self.dataset, sampler, workers, self.device, self.config.images.max_broken)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = batch.to(self.device)
         self.broken.add(self.source, batch.broken)
-        images, visible, drawn = batch.to(self.device).data
+        images, visible, drawn = batch.data
         images, there = split_validity(images, len(self.mean))
         if drawn:
             images, there = self.augmentation.apply(images, there, drawn)
