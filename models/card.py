@@ -18,6 +18,7 @@ CLASSIFIER = "model.safetensors"  # fine-tuned, or exported
 ENCODER = "encoder.safetensors"  # pre-trained
 RESULTS = (CLASSIFIER, ENCODER)  # in the order in which a folder's are looked for
 CHECKPOINTS = "checkpoints"
+SHARDS = "shards"  # where a checkpoint says which folder and files beside it hold its sharded tensors
 
 VERSION = "1"
 FORMAT = f"fcmae.weights.{VERSION}"

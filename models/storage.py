@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcmae.core.errors import UserError
 from fcmae.core.files import is_intact, write_atomically
-from fcmae.models.card import Card, find_weights, read_card
+from fcmae.models.card import SHARDS, Card, find_weights, read_card
 from fcmae.models.unwrap import find_network
 
 WRAPPERS = ("model", "state_dict")  # official files and our checkpoints; timm's checkpoints
@@ -104,7 +104,7 @@ def _read_torch(path: Path) -> Any:
     try:
         # The official training code and timm store their settings beside the weights as a plain Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of any kind can fail in any way
         with path.open("rb") as file:
             if not file.read(2).startswith(STARTS):
@@ -116,6 +116,11 @@ def _read_torch(path: Path) -> Any:
             f"cannot be read as plain tensors ({reason}); a file that runs code when it is read is refused: "
             "save its state dict alone"
         ) from error
+    if isinstance(content, dict) and SHARDS in content:
+        from fcmae.models.shards import read_shards  # takes a second to import
+
+        content = read_shards({name: each for name, each in content.items() if name != "optimizer"}, path)
+    return content
 
 
 def _unwrap(state: Any, wrappers: tuple[str, ...]) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ def _meet(world: World, backend: str, timeout: timedelta) -> Any:
             "another one with MASTER_PORT (torchrun: --master-port); if machines start one long after "
             "another, raise loop.start_minutes"
         ) from error
-    return dist.PrefixStore("fcmae", store)
+    return dist.distributed_c10d.PrefixStore("fcmae", store)
 
 
 def expect_steps() -> None:

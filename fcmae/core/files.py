@@ -63,11 +63,20 @@ def replace_durably(source: Path, target: Path) -> None:
         OSError: the folder cannot be written
     """
     os.replace(source, target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on disk which files a folder holds.
+
+    Raises:
+        OSError: the folder cannot be opened
+    """
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def seal(archive: BinaryIO) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fcmae.core.errors import TransientError, UserError, explain
 from fcmae.core.files import TEMPORARY_SUFFIX, is_intact, replace_durably, seal, write_atomically
+from fcmae.models.card import SHARDS
 
 logger = logging.getLogger(__name__)
 
@@ -59,35 +60,53 @@ class Checkpoints:
         Checkpoints of later steps are deleted too: they belong to a future that was damaged and abandoned.
 
         Args:
-            state: tensors, numbers, strings, lists and dicts
+            state: tensors, numbers, strings, lists and dicts; its parts, if it has some, lie in `new_shards`
             step: optimiser steps done
             best: also keep it as `best.pt`
 
         Raises:
             UserError: it cannot be written (disk full, folder gone); the former checkpoints are untouched
         """
-        import torch
-
         path = self._path(step)
         try:
-            self.folder.mkdir(exist_ok=True)  # alone: a run that was deleted is not begun anew
-            self.tidy(step)
-            with write_atomically(path) as file:
-                torch.save(state, file)
-                seal(file)
+            if SHARDS not in state:
+                self._make_room(step)
+            write_sealed(state, path)
             if best:
                 self.mark_best(step)
-            self.tidy(step)
             for future in self.files():
                 if future > path:
                     future.unlink()
+            self.tidy(step)
         except OSError as error:
-            raise self._cannot_write(path, error) from error
+            raise self.cannot_write(path, error) from error
         except RuntimeError as error:  # torch.save's own complaint about a write that failed hides the reason
             if not isinstance(error.__context__, OSError):
                 raise
-            raise self._cannot_write(path, error.__context__) from error
+            raise self.cannot_write(path, error.__context__) from error
         return path
+
+    def new_shards(self, step: int) -> Path:
+        """Return a new folder for the parts of the checkpoint that is written next.
+
+        Raises:
+            UserError: it cannot be made
+        """
+        stem = self._path(step).stem
+        try:
+            self._make_room(step)
+            there = {each.name for each in self.folder.glob(f"{stem}.shards-?")}
+            name = next(each for each in (f"{stem}.shards-{i}" for i in range(10)) if each not in there)
+            folder = self.folder / name
+            folder.mkdir()
+        except OSError as error:
+            raise self.cannot_write(self._path(step), error) from error
+        return folder
+
+    def _make_room(self, step: int) -> None:
+        """Make the folder, and delete what is no longer kept."""
+        self.folder.mkdir(exist_ok=True)  # alone: a run that was deleted is not begun anew
+        self.tidy(step)
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that is whole and a run's, on the CPU, if one was ever saved.
@@ -127,6 +146,9 @@ class Checkpoints:
         path = self._path(step)
         if self.best.exists() and path.samefile(self.best):  # renaming one link to another would do nothing
             return
+        if parts_of(path):  # they are not kept as long
+            write_sealed(load_checkpoint(path, without=("optimizer",)), self.best)
+            return
         temporary = self.best.with_name(self.best.name + TEMPORARY_SUFFIX)
         try:
             os.link(path, temporary)
@@ -148,8 +170,11 @@ class Checkpoints:
             leftover.unlink()
         for old in [path for path in self.files() if path <= self._path(step)][: -self.keep]:
             old.unlink()
+        for folder in self.folder.glob("step_*.shards-?"):
+            if folder not in parts_of(folder.with_suffix(".pt")):
+                shutil.rmtree(folder)
 
-    def _cannot_write(self, path: Path, error: OSError) -> UserError:
+    def cannot_write(self, path: Path, error: OSError) -> UserError:
         """Return the error of a checkpoint that cannot be written: what happened, what is left."""
         explained = explain(error, path) or TransientError(f"{path}: {error}; repeat the command")
         try:
@@ -161,11 +186,42 @@ class Checkpoints:
         return type(explained)(f"the checkpoint cannot be written: {explained}; {left}")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, after checking that every byte is as it was written.
+def write_sealed(state: dict[str, Any], path: Path) -> None:
+    """Write a state to a file that appears whole, sealed, or not at all.
+
+    Raises:
+        OSError, RuntimeError: it cannot be written
+    """
+    import torch
+
+    with write_atomically(path) as file:
+        torch.save(state, file)
+        seal(file)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the folder with the parts of a checkpoint, if it has one; where the file is damaged, all."""
+    folders = list(path.parent.glob(f"{path.stem}.shards-?"))
+    if not path.exists() or not folders:
+        return []
+    import torch
+
+    try:
+        folder = torch.load(path, map_location="cpu", weights_only=True).get(SHARDS, {}).get("folder")
+    except Exception:  # damaged, in whatever way
+        return folders
+    return [each for each in folders if each.name == folder]
+
+
+def load_checkpoint(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, its parts too, after checking that every byte is as it was written.
 
     torch.load does not compare the checksums that torch.save writes, and these leave out parts of the file: a
     seal covers all of it. Nothing but plain data is unpickled.
+
+    Args:
+        path: the checkpoint
+        without: what of it is left out
 
     Raises:
         UserError: the file is absent, damaged or not a checkpoint
@@ -177,6 +233,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not is_intact(path):
             raise UserError(f"{path}: damaged, or not a checkpoint (its bytes are not those of its seal)")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict):
+            state = {name: each for name, each in state.items() if name not in without}
+        if isinstance(state, dict) and SHARDS in state:
+            from fcmae.models.shards import read_shards
+
+            state = read_shards(state, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, pickle.UnpicklingError) as error:

@@ -11,7 +11,7 @@ VOLATILE_IN_ALL = (
     "out", "device", "data_root", "images.workers", "network.grad_checkpointing", "loop.compile",
     "loop.resume", "loop.log_every", "loop.loggers", "loop.save_every", "loop.save_minutes", "loop.keep",
     "loop.sharding", "loop.shard_processes", "loop.timeout_minutes", "loop.start_minutes",
-    "loop.agree_seconds",
+    "loop.agree_seconds", "loop.async_checkpoints",
 )  # fmt: skip
 
 # Settings that no run can go on with once they are others, not even by `--change`.
@@ -103,6 +103,7 @@ class LoopConfig:
         loggers: where the log goes besides log.jsonl: tensorboard, and whatever is registered
         save_every: epochs between two checkpoints
         save_minutes: also save after this many minutes, in the middle of an epoch; 0 never does
+        async_checkpoints: write checkpoints beside the next steps, from a copy in memory
         keep: how many of the newest checkpoints are kept (fine-tuning keeps the best one besides)
         resume: continue the run found in the output folder
         sharding: with several processes, keep the whole model in each (ddp), a part of it (fsdp), or a part
@@ -124,6 +125,7 @@ class LoopConfig:
     loggers: tuple[str, ...] = ("tensorboard",)
     save_every: int = 1
     save_minutes: float = 10.0
+    async_checkpoints: bool = False
     keep: int = 2
     resume: bool = True
     sharding: Literal["ddp", "fsdp", "hsdp"] = "ddp"

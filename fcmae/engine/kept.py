@@ -14,7 +14,7 @@ import torch
 from fcmae.core.distributed import current_world, gather_lists
 from fcmae.core.errors import UserError
 from fcmae.data.dataset import Batch
-from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.checkpoint import Checkpoints, parts_of
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 
@@ -47,6 +47,10 @@ def keep_step(
             shutil.copyfile(run.config, run.replay / SETTINGS)
             if newest is not None:
                 link_or_copy(newest, run.replay / STATE)
+                for folder in parts_of(newest):
+                    (run.replay / folder.name).mkdir()
+                    for file in folder.iterdir():
+                        link_or_copy(file, run.replay / folder.name / file.name)
             known = {"step": step, "processes": current_world().size}
             (run.replay / STEP).write_text(json.dumps(known))
     gather_lists([])  # the folder is there

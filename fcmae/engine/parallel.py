@@ -29,6 +29,7 @@ from fcmae.engine.task import Task
 
 FULL = StateDictOptions(full_state_dict=True)
 FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
+SHARDED = StateDictOptions()
 HANDED_ON = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 MODULES = {"model": "model", "averaged": "ema"}  # of a task, and what a checkpoint calls their weights
 LARGE = {*MODULES.values(), "optimizer"}  # what a checkpoint holds of the size of a model
@@ -115,21 +116,22 @@ class ParallelTask:
             setattr(self.task, name, module.to(self.device))
 
     def state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the state of task, model and optimiser, whole and on the CPU of rank zero.
+        """Return the state of task, model and optimiser: sharded, or whole and on the CPU of rank zero.
 
         Its names do not depend on how the run is spread. All processes have to call this.
         """
+        options = SHARDED if self.sharded else FULL_ON_CPU
         return {
             **self.task.state_dict(),
             **{
-                called: get_model_state_dict(module, options=FULL_ON_CPU)
+                called: get_model_state_dict(module, options=options)
                 for called, module in self._modules().items()
             },
-            "optimizer": get_optimizer_state_dict(self.task.model, optimizer, options=FULL_ON_CPU),
+            "optimizer": get_optimizer_state_dict(self.task.model, optimizer, options=options),
         }
 
     def load_state_dict(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        """Restore task, model and optimiser from what `state_dict` gave.
+        """Restore task, model and optimiser from what `state_dict` gave, made whole.
 
         Args:
             state: whole in rank zero, which hands it on tensor by tensor; the others need nothing `LARGE`

@@ -29,6 +29,7 @@ from fcmae.engine.precision import AUTOCAST_DTYPES, autocast, choose_precision, 
 from fcmae.engine.progress import Criterion, Progress, Summary
 from fcmae.engine.resume import read_newest, restore
 from fcmae.engine.run_folder import RunFolder
+from fcmae.engine.saving import Saver
 from fcmae.engine.schedule import learning_rate, plan_of
 from fcmae.engine.task import Task
 from fcmae.models.kernels.selftest import self_test
@@ -84,6 +85,7 @@ def train(
                 trainer.draw()
         if trainer.unsaved:
             trainer.save()
+        trainer.saver.wait()
     trainer.parallel.finish()
     if trainer.complete:
         trainer.draw_curves()
@@ -128,6 +130,12 @@ class Trainer:
         )
 
         self.checkpoints = Checkpoints(run.checkpoints, config.loop.keep)
+        self.saver = Saver(
+            self.checkpoints,
+            task.saved,
+            sharded=self.parallel.sharded,
+            asynchronous=config.loop.async_checkpoints,
+        )
         self.loggers = Loggers(run, config.loop.loggers, loggers)
         self.display = ProgressDisplay(self.total_steps, task.steps_per_epoch)
         self.metrics = StepLog(
@@ -266,15 +274,10 @@ class Trainer:
             "progress": asdict(self.progress),
             "data": self.task.data(),
         }
-        from_rank_zero(lambda: self._write(state, best))
+        self.saver.save(state, self.progress.step, best)
         self.saved_at = (self.progress.step, self.progress.finished_epochs)
         self.last_saved = time.monotonic()
         self.metrics.restart_clock()
-
-    def _write(self, state: dict[str, Any], best: bool) -> None:
-        """Write a state as a checkpoint, and whatever the task makes of it."""
-        self.checkpoints.save(state, self.progress.step, best)
-        self.task.saved(state, best)
 
     def _finish_saving(self, state: dict[str, Any]) -> None:
         """Do what follows a checkpoint once more: a kill may have come before its end.

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from fcmae.engine.checkpoint import Checkpoints
+from fcmae.engine.checkpoint import Checkpoints, load_checkpoint, parts_of
 from fcmae.engine.run_folder import RunFolder
+from fcmae.models.storage import read_tensors
 from tests.engine.toy_parallel import (
+    STEPS_PER_EPOCH,
     TOTAL,
     ParallelToy,
     Scenario,
@@ -22,7 +24,7 @@ from tests.engine.toy_parallel import (
 STOP = 6  # in mid-epoch
 FSDP = {"sharding": "fsdp"}
 HSDP = {"sharding": "hsdp", "shard_processes": 2}
-AVERAGES = {"averages": True}
+AVERAGES: dict[str, Any] = {"averages": True}
 
 
 def logged(folder: Path, name: str) -> list[Any]:
@@ -136,13 +138,49 @@ def test_four_processes(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp", "hsdp"])
-def test_state_that_is_handed_on_is_the_same_to_the_bit(runs: Path, tmp_path: Path, sharding: str) -> None:
-    """A complete run that is resumed: rank zero alone reads, and what it saves again is what it read."""
-    read = newest(runs / "one")
-    saved, *others = call_in_processes(2, hand_on, runs / "one", {"sharding": sharding})
-    assert others == [{}]
-    for name in ("model", "ema", "optimizer"):
-        torch.testing.assert_close(saved[name], read[name], rtol=0, atol=0)
+def test_state_that_is_handed_on_is_the_same_to_the_bit(runs: Path, sharding: str) -> None:
+    assert call_in_processes(2, hand_on, runs / "one", {"sharding": sharding}) == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["ddp", "fsdp"])
+def test_checkpoints_are_written_beside_the_next_steps(
+    runs: Path, tmp_path: Path, sharding: dict[str, Any]
+) -> None:
+    loop = {"async_checkpoints": True, "save_minutes": 1e-9, **sharding}
+    assert in_processes(2, [(tmp_path, AVERAGES, loop)]) == [0, 0]
+    assert_same_run(tmp_path, runs / "one")
+
+
+@pytest.mark.slow
+def test_shards_of_a_checkpoint_are_whole_or_it_is_not_read(runs: Path) -> None:
+    """One process reads the parts that two have written; of what is damaged, the checkpoint before."""
+    checkpoints = Checkpoints(runs / "fsdp" / "checkpoints")
+    folders = sorted(checkpoints.folder.glob("*.shards-*"))
+    assert [parts_of(file) for file in checkpoints.files()] == [[folder] for folder in folders]
+    assert len(folders) == 2
+    for file in sorted(folders[-1].iterdir()):
+        content = file.read_bytes()
+        for damaged in (bytes([content[0] ^ 1]) + content[1:], content[:-1], None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            assert newest_step(checkpoints) == TOTAL - STEPS_PER_EPOCH
+        file.write_bytes(content)
+    weights, _ = read_tensors(checkpoints.files()[-1])
+    torch.testing.assert_close(weights, newest(runs / "fsdp")["model"], rtol=0, atol=0)
+    best = load_checkpoint(checkpoints.best)
+    assert best.keys() == newest(runs / "fsdp").keys() - {"optimizer"}
+    stranger = folders[-1] / "stranger.safetensors"
+    stranger.write_bytes(b"")
+    assert newest_step(checkpoints) == TOTAL - STEPS_PER_EPOCH
+    stranger.unlink()
+    assert newest_step(checkpoints) == TOTAL
+
+
+def newest_step(checkpoints: Checkpoints) -> int:
+    state = checkpoints.newest()
+    assert state is not None
+    step: int = state["progress"]["step"]
+    return step
 
 
 @pytest.mark.slow

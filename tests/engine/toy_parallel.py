@@ -1,5 +1,6 @@
 """A small task for several processes, in a module of its own so that those processes can import it."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from fcmae.core.distributed import (
     current_world,
@@ -34,6 +36,7 @@ from fcmae.engine.progress import Summary
 from fcmae.engine.run_folder import RunFolder
 from fcmae.engine.task import Task
 from fcmae.engine.trainer import train
+from fcmae.models.shards import map_tensors
 from tests.engine.toy_run import ToyConfig
 
 T = TypeVar("T")
@@ -145,21 +148,32 @@ def run_parallel_toy(folder: Path, task: ParallelToy, **loop: Any) -> tuple[Summ
     optim = OptimConfig(lr=0.03, warmup_epochs=1.0, clip_grad=0.5, accumulation_steps=task.accumulation_steps)
     options = LoopConfig(**{"save_minutes": 0.0, "log_every": 1, "agree_seconds": 0.0, **loop})
     config = ToyConfig(optim, options, epochs=EPOCHS, batch_size=BATCH)
-    summary = train(task, config, device=torch.device("cpu"), run=run)
+    summary = train(task, config, device=torch.device("cpu"), run=run, best=("loss", "min"))
+    run._held_lock = None  # let go of the folder
     return summary, task.model.state_dict()
 
 
-def hand_on(folder: Path, loop: dict[str, Any]) -> dict[str, Any]:
-    """Restore the newest checkpoint, which rank zero alone may read; return what would be saved again."""
-    config = LoopConfig(**loop)
+def hand_on(folder: Path, loop: dict[str, Any]) -> list[str]:
+    """Restore the newest checkpoint, which rank zero alone reads; return what is not as it was read."""
     task = ParallelToy(averages=True)
-    parallel = ParallelTask(task, config, "float32", torch.device("cpu"))
+    parallel = ParallelTask(task, LoopConfig(**loop), "float32", torch.device("cpu"))
     optimizer = create_optimizer(task.parameter_groups(0.05), OptimConfig(), torch.device("cpu"))
-    state = in_rank_zero(lambda: Checkpoints(folder / "checkpoints").newest())
-    assert (state is not None) == current_world().is_rank_zero
-    parallel.load_state_dict(state or {}, optimizer)
-    saved = parallel.state_dict(optimizer)
-    return {name: each for name, each in saved.items() if each}
+    read = in_rank_zero(lambda: Checkpoints(folder / "checkpoints").newest())
+    assert (read is not None) == current_world().is_rank_zero
+    parallel.load_state_dict(copy.deepcopy(read or {}), optimizer)
+    expected: dict[str, Tensor] = {}
+    map_tensors(read, lambda path, tensor: expected.setdefault(path, tensor))
+    different: list[str] = []
+
+    def compare(path: str, tensor: Tensor) -> Tensor:
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if read is not None and not torch.equal(whole, expected[path]):
+            different.append(path)
+        return tensor
+
+    map_tensors(parallel.state_dict(optimizer), compare)
+    assert len(expected) > 10 or read is None
+    return different
 
 
 Scenario = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments of the task, of the loop

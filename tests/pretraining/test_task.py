@@ -277,13 +277,17 @@ def test_a_broken_image_costs_one_image_and_is_listed_once(
     damaged.write_bytes(damaged.read_bytes()[:200])
     write_recipe(tmp_path / "recipe.yaml", images, epochs=2)
     argv = arguments(tmp_path, tmp_path / "run")
+    drawn: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(
             PretrainTask,
             "optimizer_stepped",
             lambda task, step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None,
         )
+        patch.setattr(PretrainTask, "draw_reconstructions", lambda task: drawn.append("reconstructions"))
+        patch.setattr("fcmae.engine.trainer.draw_curves", lambda *_: drawn.append("curves"))
         assert main(argv) == 143
+    assert not drawn  # a job that is stopped notes so first of all
     assert main(argv) == 0
     (line,) = (tmp_path / "run" / "broken_images.txt").read_text().splitlines()
     assert line.startswith("03.png\t")
