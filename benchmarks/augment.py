@@ -8,6 +8,7 @@ uint8, one image after another; ours on the device of the network, a batch at a 
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -31,6 +32,12 @@ KINDS: dict[str, tuple[PretrainAugmentConfig, v2.Transform]] = {
 }
 
 
+def change_each(transform: v2.Transform, images: torch.Tensor) -> None:
+    """Change one image after another, as readers do."""
+    for image in images:
+        transform(image)
+
+
 def main() -> None:
     """Time each kind both ways, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -50,10 +57,8 @@ def main() -> None:
         augmentation = Augmentation(config, 3)
         drawn = default_collate([augmentation.draw() for _ in images])
         drawn = {key: value.to(device) for key, value in drawn.items()}
-        ways[f"{name}, ours"] = lambda augmentation=augmentation, drawn=drawn: augmentation.apply(
-            there, None, drawn
-        )
-        ways[f"{name}, torchvision"] = lambda theirs=theirs: [theirs(image) for image in images]
+        ways[f"{name}, ours"] = partial(augmentation.apply, there, None, drawn)
+        ways[f"{name}, torchvision"] = partial(change_each, theirs, images)
     seconds = time_side_by_side(ways, options.rounds, device)
     table = Table(title=f"ms an image, {options.image_size} pixels, ours on {device}")
     for title in ("", "ms"):

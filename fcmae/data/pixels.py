@@ -80,7 +80,7 @@ def _tell_no_data(index: ImageIndex, numbers: list[int]) -> None:
         for number in numbers:
             part = read_part(index, number)
             with tifffile.TiffFile(index.path(number) if part is None else io.BytesIO(part)) as file:
-                value = str(file.pages[0].tags.valueof(GDAL_NO_DATA, "")).strip()
+                value = str(file.pages.first.tags.valueof(GDAL_NO_DATA, "")).strip()
             if value:
                 logger.warning(
                     "%s says that %s means no data: give --images.no-data %s, or it is read as a measurement",

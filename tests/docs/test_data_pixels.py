@@ -57,7 +57,9 @@ def test_bands_with_no_data() -> None:
         scene = rng.random((40, 40, 4)).astype(np.float32) / 2
         scene[: 5 * number] = -9999
         np.save(f"scenes/{number}.npy", scene)
-    (pretrain,) = commands("Satellite bands with no-data")
+    inspect, pretrain = commands("Satellite bands with no-data")
+    assert main([*inspect[1:], "--workers", "0"]) == 0
+    assert Path("contact_sheet.png").exists()
     assert main([*pretrain[1:], *shlex.split(SMALL), *shlex.split(SMALL_DECODER)]) == 0
     card = read_card(Path("runs/scenes-convnextv2_atto"))
     assert card is not None

@@ -54,7 +54,7 @@ def test_no_data_changes_no_bit_of_what_is_given_out(tmp_path: Path) -> None:
             "epochs": 1,
             "network": replace(NETWORK, in_chans=2),
             "augment": AugmentConfig(auto_augment=None, erase=0.0),
-            "images": ImagesConfig(workers=0, no_data=value, turns=True),  # type: ignore[arg-type]
+            "images": ImagesConfig(workers=0, no_data=value, turns=True),
         }
         run_small(root / "run", **options)
         use: dict[str, Any] = {"workers": 0, "device": "cpu"}
