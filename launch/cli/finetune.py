@@ -41,7 +41,9 @@ def train(config: FinetuneConfig, lists_digest: str | None = None) -> int:
     if summary.interrupted is not None:
         return print_stopped(summary, run)
     epochs = [record for record in run.records() if "epoch_loss" in record]
-    shown = [f"{name} {epochs[-1][name]:.2f}" for name in ("top1", "ema_top1") if name in epochs[-1]]
+    last = epochs[-1] if epochs else {}  # the log may be gone
+    known = [(name, last.get(name)) for name in ("top1", "ema_top1")]
+    shown = [f"{name} {value:.2f}" for name, value in known if isinstance(value, int | float)]
     print(
         f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
         f"  run folder  {run.path}\n"

@@ -74,9 +74,9 @@ class Instants:
 
         real_sync = os.fsync
 
-        def sync(descriptor: Any) -> None:
-            self.meet("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
-            real_sync(descriptor)
+        def sync(fd: Any) -> None:
+            self.meet("fsync", os.readlink(f"/proc/self/fd/{fd}"))
+            real_sync(fd)
 
         io.open = builtins.open = opened
         os.fsync = sync
