@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,14 @@ def _list(root: Path, archives: list[Archive], processes: int | None) -> list[tu
     what = str(root / archives[0][0]) if len(archives) == 1 else f"{len(archives)} archives in {root}"
     if processes is None:
         processes = min(PROCESSES, os.cpu_count() or 1) if total > SMALL else 1
-    with _executor(processes) as executor, progress(f"Listing {what}", total, "GB", 1e9) as advance:
-        for task, part in _run(executor, tasks):
-            found[task.archive, task.start] = task, part
-            advance(task.end - task.start - sum(inner.end - inner.start for inner in part.nested))
+    with progress(f"Listing {what}", total, "GB", 1e9) as advance:
+        try:
+            with _executor(processes) as executor:
+                for task, part in _run(executor, tasks):
+                    found[task.archive, task.start] = task, part
+                    advance(task.end - task.start - sum(inner.end - inner.start for inner in part.nested))
+        except BrokenProcessPool:
+            raise UserError(f"a process that listed {what} was ended: is there memory enough?") from None
     return [found[place] for place in sorted(found)]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,8 +41,8 @@ class Findings:
 
     pieces: Pieces
     numbers: list[np.ndarray]
-    width: list[int] = field(default_factory=list)
-    height: list[int] = field(default_factory=list)
+    width: "array[int]" = field(default_factory=lambda: array("q"))
+    height: "array[int]" = field(default_factory=lambda: array("q"))
     bytes: int = 0
     kinds: dict[str, Counter[str]] = field(
         default_factory=lambda: {"formats": Counter(), "modes": Counter(), "channels": Counter()}
@@ -60,9 +61,9 @@ class Findings:
             "bytes": self.bytes,
             "passed_over": _passed_over(self.pieces),
             **{kind: dict(counts.most_common()) for kind, counts in self.kinds.items()},
-            "width": _spread(self.width),
-            "height": _spread(self.height),
-            "short_side": _spread(np.minimum(self.width, self.height).tolist()),
+            "width": _spread(np.array(self.width)),
+            "height": _spread(np.array(self.height)),
+            "short_side": _spread(np.minimum(self.width, self.height)),
             "classes": _balance(self.pieces),
             "unlabelled": self.pieces.unlabelled,
             "broken": {"count": len(self.broken), "examples": self.broken[:EXAMPLES]},
@@ -165,9 +166,10 @@ def _find_copies(findings: Findings, digests: list[np.ndarray]) -> None:
     number = np.concatenate(findings.numbers)
     order = np.argsort(every, kind="stable")
     order = order[every[order] > 0]
-    for group in np.split(order, np.flatnonzero(np.diff(every[order])) + 1):
-        if len(group) < 2:
-            continue
+    starts = np.flatnonzero(np.diff(every[order], prepend=np.uint64(0)))
+    ends = np.append(starts[1:], len(order))
+    for one in np.flatnonzero(ends - starts > 1):
+        group = order[starts[one] : ends[one]]
         sources = [findings.pieces.pieces[owner[at]].source for at in group]
         names = [source.name(int(number[at])) for source, at in zip(sources, group, strict=True)]
         findings.copies.append(names)
@@ -182,11 +184,11 @@ def _spread_numbers(count: int, sample: int | None) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, sample, dtype=np.int64))
 
 
-def _spread(values: list[int]) -> dict[str, int] | None:
+def _spread(values: np.ndarray) -> dict[str, int] | None:
     """Return least, median and greatest of numbers."""
-    if not values:
+    if not len(values):
         return None
-    return {"least": min(values), "median": int(np.median(values)), "greatest": max(values)}
+    return {"least": int(values.min()), "median": int(np.median(values)), "greatest": int(values.max())}
 
 
 def _passed_over(pieces: Pieces) -> dict[str, int]:

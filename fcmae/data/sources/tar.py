@@ -47,7 +47,7 @@ class TarOpener(FilesOpener):
     def matches(cls, spec: str) -> bool:
         path = Path(spec).expanduser()
         try:
-            return _holds_archives(path) if path.is_dir() else spec.lower().endswith(SUFFIX)
+            return _holds_archives(path) if path.is_dir() else _is_called_archive(spec)
         except OSError:  # a name that is too long, a loop of links, a folder that cannot be listed
             return False
 
@@ -111,16 +111,21 @@ def _below(root: Path, files: list[Path]) -> list[str]:
 
 
 def _holds_archives(folder: Path) -> bool:
-    """Tell whether archives lie in a folder, or in its train/ and val/, and no images beside them."""
-    places = [folder, *(each for each in find_splits(folder) if each is not None)]
-    return any(_is_of_archives(place) for place in places)
+    """Tell whether archives lie in a folder, or in its train/ and val/, and no images, which count more."""
+    splits = [name for name in _first_names(folder) if name.lower() in (*TRAIN_NAMES, *VAL_NAMES)]
+    places = [folder, *(folder / name for name in splits if (folder / name).is_dir())]
+    found = [place for place in places if any(map(_is_called_archive, _first_names(place)))]
+    return bool(found) and not any(map(_holds_images, found))
 
 
-def _is_of_archives(folder: Path) -> bool:
-    """Tell whether a folder holds archives and no images, which count more, beside them or below."""
+def _is_called_archive(name: str) -> bool:
+    return name.lower().endswith(SUFFIX)
+
+
+def _first_names(folder: Path) -> list[str]:
+    """Return some names in a folder, which may hold millions."""
     with os.scandir(folder) as listing:
-        names = [entry.name.lower() for entry in islice(listing, LOOKED_AT)]
-    return any(name.endswith(SUFFIX) for name in names) and not _holds_images(folder)
+        return [entry.name for entry in islice(listing, LOOKED_AT)]
 
 
 def _holds_images(folder: Path) -> bool:
@@ -131,7 +136,7 @@ def _holds_images(folder: Path) -> bool:
 
 def _archives_in(folder: Path) -> list[Path]:
     """Return the archives in a folder, sorted."""
-    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIX) and path.is_file())
+    return sorted(path for path in folder.iterdir() if _is_called_archive(path.name) and path.is_file())
 
 
 def _divide(root: Path, files: list[str]) -> Archives:

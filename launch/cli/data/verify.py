@@ -18,7 +18,7 @@ def run(argv: list[str]) -> int:
     check_reading(options)
     from fcmae.data.verify import verify_images, verify_shards  # imports torch
 
-    faults = verify_shards(Path(options.source))
+    faults = verify_shards(Path(options.source).expanduser())
     pieces = open_source(options)
     faults += verify_images(pieces, count_workers(options), f"Verifying {options.source}")
     for name, reason in faults[: None if options.all else SHOWN]:
