@@ -8,10 +8,15 @@ them (`loss`, `grad_norm`, the task's metrics), `epoch` with its fraction, `lr`,
 
 import json
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
@@ -52,13 +57,14 @@ class Logger(ABC):
 class JsonLines(Logger):
     """A line of strict JSON for each record, in log.jsonl: what resuming trims and curves are drawn from.
 
-    Numbers that are not finite, which JSON has no words for, become null.
+    Each has its `time`, in seconds since 1970. Numbers that are not finite, which JSON has no words for,
+    become null.
     """
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a record."""
         with named(self.run.log_file), self.run.log_file.open("a", encoding="utf-8") as file:
-            file.write(json_line(record))
+            file.write(json_line({**record, "time": round(time.time())}))
 
     def rewind(self, step: int, finished_epochs: int) -> None:
         """Write the file anew without the records beyond a checkpoint."""
@@ -74,17 +80,32 @@ class JsonLines(Logger):
 
 
 class TensorBoard(Logger):
-    """A scalar for each number of a record, in the events that TensorBoard shows."""
+    """A scalar for each number of a record, in the events that TensorBoard shows, with settings and pictures.
+
+    Tags are grouped: `steps/` for means over a few steps, `epochs/` for what was measured after an epoch.
+    """
 
     purge_step = 0
+    drawn_at = 0.0
 
     def log(self, record: dict[str, Any]) -> None:
-        """Add the numbers of a record at its step."""
+        """Add the numbers of a record at its step, and the reconstructions that were drawn since the last."""
+        group = "epochs" if "epoch_loss" in record else "steps"
         with named(self.run.tensorboard):
             for name, value in record.items():
                 if name != "step" and isinstance(value, int | float):
-                    self._writer.add_scalar(name, value, record["step"])
+                    self._writer.add_scalar(f"{group}/{name}", value, record["step"])
+            self._add_picture(record["step"])
             self._writer.flush()
+
+    def _add_picture(self, step: int) -> None:
+        """Add the reconstructions, where they are new."""
+        picture = self.run.reconstructions
+        if picture.exists() and picture.stat().st_mtime != self.drawn_at:
+            self.drawn_at = picture.stat().st_mtime
+            with suppress(OSError), Image.open(picture) as opened:  # a damaged picture ends no run
+                pixels = np.array(opened.convert("RGB"))
+                self._writer.add_image("reconstructions", pixels, step, dataformats="HWC")
 
     def rewind(self, step: int, finished_epochs: int) -> None:
         """Have TensorBoard hide what lies beyond a checkpoint."""
@@ -95,7 +116,11 @@ class TensorBoard(Logger):
         """The writer of events, made when the first record comes."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and a finished run logs nothing
 
-        return SummaryWriter(self.run.tensorboard, purge_step=self.purge_step)
+        writer = SummaryWriter(self.run.tensorboard, purge_step=self.purge_step)
+        if self.run.config.exists():
+            settings = self.run.config.read_text(encoding="utf-8")
+            writer.add_text("settings", "".join(f"    {line}\n" for line in settings.splitlines()))
+        return writer
 
 
 LOGGERS: dict[str, Callable[[RunFolder], Logger]] = {"tensorboard": TensorBoard}

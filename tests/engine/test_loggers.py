@@ -2,10 +2,12 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcmae.core import distributed
@@ -56,14 +58,34 @@ def test_tensorboard_goes_on_from_the_checkpoint(run: RunFolder) -> None:
     again = TensorBoard(run)
     again.rewind(20, finished_epochs=1)
     again.log({"step": 30, "loss": 2.0})
-    assert scalars(run, "loss") == [(10, 1.0), (20, 1.0), (30, 2.0)]
+    assert scalars(run, "steps/loss") == [(10, 1.0), (20, 1.0), (30, 2.0)]
 
 
 def test_lines_are_strict_json_and_numbers_reach_tensorboard(run: RunFolder) -> None:
     Loggers(run, ["tensorboard"]).log({"step": 1, "loss": 0.5, "grad_norm": float("nan"), "files": ["a.jpg"]})
     line = run.log_file.read_text()
     assert json.loads(line, parse_constant=pytest.fail)["grad_norm"] is None
-    assert scalars(run, "loss") == [(1, 0.5)]
+    assert scalars(run, "steps/loss") == [(1, 0.5)]
+
+
+def test_lines_tell_the_time(run: RunFolder) -> None:
+    JsonLines(run).log({"step": 1, "loss": 0.5})
+    (record,) = run.records()
+    assert abs(record["time"] - time.time()) < 60
+
+
+def test_tensorboard_shows_settings_and_new_pictures(run: RunFolder) -> None:
+    board = TensorBoard(run)
+    Image.new("RGB", (12, 8), "red").save(run.reconstructions)
+    for epoch in (1, 2):
+        board.log({"step": 10 * epoch, "epoch": epoch, "epoch_loss": 0.5})
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    assert [(image.step, image.width, image.height) for image in events.Images("reconstructions")] == [
+        (10, 12, 8)
+    ]
+    assert scalars(run, "epochs/epoch_loss") == [(10, 0.5), (20, 0.5)]
+    text = events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "model: atto" in text
 
 
 def test_only_rank_zero_writes(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
