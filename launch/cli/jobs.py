@@ -120,7 +120,8 @@ def row(folder: Path, record: Record, state: State) -> list[str]:
     run = RunFolder(folder)
     log = run.records()
     config = read_config(run)
-    steps = [each for each in log if "images_per_s" in each]
+    needed = ("epoch", "loss", "images_per_s")  # the log may have been damaged, and null is not finite
+    steps = [each for each in log if all(isinstance(each.get(name), int | float) for name in needed)]
     values = dict.fromkeys(HEADINGS[3:], "")
     values["state"] = outcome(record, state, sum("epoch_loss" in each for each in log), config.get("epochs"))
     values["reason"] = state.reason
