@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import submitit
+
 from fcmae.launch.cluster.records import Record, find_records, read_record, write_record
 
 
@@ -23,3 +25,13 @@ def test_notes_are_lines_by_event(tmp_path: Path) -> None:
     assert record.noted("started") == ["on node1", "on node2"]
     assert record.kept.file("started") == tmp_path / "7.started"
     assert record.noted("failed") == []
+
+
+def test_submitit_finds_what_a_job_printed(tmp_path: Path) -> None:
+    record = Record("41", "slurm", "pretrain", str(tmp_path))
+    for rank in (0, 1):
+        record.kept.output(rank).write_text(f"process {rank}")
+    job: submitit.SlurmJob[None] = submitit.SlurmJob(folder=tmp_path, job_id="41", tasks=[0, 1])
+    assert job.stdout() == "process 0\nprocess 1"
+    assert [job.task(rank).paths.stdout for rank in (0, 1)] == [record.kept.output(rank) for rank in (0, 1)]
+    assert job.paths.submission_file.name == "41_submission.sh"
