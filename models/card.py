@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fcmae.core.errors import UserError
 from fcmae.models.names import fetch, is_name
@@ -52,7 +52,7 @@ class Card:
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None
     value_range: tuple[float, float] | None = None
-    no_data: float | str | None = None
+    no_data: Literal["nan", "mask"] | float | None = None
     metrics: Mapping[str, float] | None = None
     averaged: bool | None = None
     pretraining: Mapping[str, Any] | None = None

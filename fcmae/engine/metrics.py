@@ -81,8 +81,8 @@ class DataClock:
         """Return the seconds since the last time; the device has reached the end."""
         waits, self.waits = self.waits, []
         if self.device.type != "cuda":
-            return sum(end - begin for begin, end in waits)
-        return sum(begin.elapsed_time(end) for begin, end in waits) / 1e3
+            return float(sum(end - begin for begin, end in waits))
+        return float(sum(begin.elapsed_time(end) for begin, end in waits)) / 1e3
 
 
 class StepLog:

@@ -91,7 +91,7 @@ class NpzWriter:
         """Add images: their names and float32 (images, D)."""
         self.count, self.width = self.count + len(names), features.shape[1]
         self.longest = max([self.longest, *map(len, names)])
-        self.features.write(np.ascontiguousarray(features))
+        self.features.write(np.ascontiguousarray(features).data)
         self.names.write(b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

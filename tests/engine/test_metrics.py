@@ -33,7 +33,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_waiting_is_logged_and_warned_of_once(now: list[float], caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    log = StepLog(listener, listener, scaler, 8, 4, torch.device("cpu"))  # type: ignore[arg-type]
+    log = StepLog(listener, listener, scaler, 8, 4, torch.device("cpu"), lambda _: None)  # type: ignore[arg-type]
 
     def take_step(wait: float, work: float) -> None:
         with log.data_clock.waiting():

@@ -76,11 +76,11 @@ def test_the_schedule_of_a_run_whose_settings_changed_goes_on_from_there() -> No
         plan_of({"epochs": 20, "batch_size": 256, "optim": {"lr": 1.0, "warmup_epochs": 0}}, 20, 4),
     ]
     [axes] = plot_schedule(plans).axes
-    first, dropped, change, second = axes.lines
-    assert first.get_xdata()[[0, -1]].tolist() == [0, 5]
-    assert dropped.get_xdata()[[0, -1]].tolist() == [5, 10]
-    assert dropped.get_linestyle() == "--"
-    assert change.get_xdata() == [5, 5]
-    assert second.get_xdata()[[0, -1]].tolist() == [5, 20]
-    assert first.get_ydata()[-1] == pytest.approx(0.5)
-    assert second.get_ydata()[[0, -1]] == pytest.approx([0.5 + 0.5**1.5, 0.0])
+    (first_x, first_y), (dropped_x, _), (change_x, _), (second_x, second_y) = lines(axes)
+    assert [first_x[0], first_x[-1]] == [0, 5]
+    assert [dropped_x[0], dropped_x[-1]] == [5, 10]
+    assert axes.lines[1].get_linestyle() == "--"
+    assert change_x == [5, 5]
+    assert [second_x[0], second_x[-1]] == [5, 20]
+    assert first_y[-1] == pytest.approx(0.5)
+    assert [second_y[0], second_y[-1]] == pytest.approx([0.5 + 0.5**1.5, 0.0])

@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_other_settings(tmp_path: Path) -> None:
     groups = final_state(tmp_path)["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.2]
     config = OptimConfig(base_lr=0.1, warmup_epochs=1.0)
-    options = {"config": config, "batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH}
+    options: dict[str, Any] = {"config": config, "batch_size": BATCH, "steps_per_epoch": STEPS_PER_EPOCH}
     rates = [learning_rate(step - 1, epochs=EPOCHS + 2, **options) for step in (17, 19, 20, 22, 24, 25)]
     assert [record["lr"] for record in RunFolder(tmp_path).records() if "lr" in record][-6:] == rates
 

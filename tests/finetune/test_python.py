@@ -59,7 +59,7 @@ def test_fine_tuning_on_data_of_code(kind: str, tmp_path: Path) -> None:
 
 def test_a_run_is_measured_and_used_by_calls(tmp_path: Path) -> None:
     run = finetune("digits", out=tmp_path / "run", epochs=1, network=SIZE, **{**OPTIONS, "batch_size": 512})
-    few = {"batch_size": 256, "workers": 0, "device": "cpu"}
+    few: dict[str, Any] = {"batch_size": 256, "workers": 0, "device": "cpu"}
     assert evaluate(run, **few)["images"] == 359
     assert 0 <= probe(str(run.path), "digits", limit=200, **few)["knn"] <= 100
     assert predict(run, "digits", tmp_path / "table.csv", **few) == (1797, 0)

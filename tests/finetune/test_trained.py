@@ -64,7 +64,7 @@ def test_12_bit_images_are_read_as_in_training(run: Path, folder: Path, tmp_path
             (deep / path.parent.name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(deep / path.parent.name / path.name)
     trained = open_network(run, CPU)
-    measured = {"mean": trained.card.mean, "std": trained.card.std}
+    measured: dict[str, Any] = {"mean": trained.card.mean, "std": trained.card.std}
     images = replace(small_config(tmp_path).images, value_range=(0, 4095), **measured)
     config = small_config(tmp_path, images=images)
     save_network(trained.model.state_dict(), config, [str(i) for i in range(10)], {}, weights)
