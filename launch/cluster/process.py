@@ -43,35 +43,31 @@ class JobProcess:
     folder: Path
     argv: list[str]
 
-    def __call__(self) -> None:
-        """Run the command.
-
-        Raises:
-            SystemExit: unless it ended well
-        """
+    def __call__(self) -> int:
+        """Run the command; return the exit status for the cluster, 0 also for one that was stopped."""
         signal.signal(signal.SIGUSR2, self.leave)  # until the training loop takes it
         if "SUBMITIT_EXECUTOR" in os.environ:  # which translates SLURM's variables
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         logged = self.logged()
         status = run_fcmae(self.argv)
         if status == STOPPED:
-            self.leave()
+            self.notes.add("stopped")
+            return 0
         if status == 0:
-            for number in (signal.SIGTERM, signal.SIGUSR2):  # a shutdown that is disturbed is no failure
+            for number in (signal.SIGTERM, signal.SIGUSR2):  # it is done, whoever wants it to end
                 signal.signal(number, signal.SIG_IGN)
             if find_world().is_rank_zero:
                 self.notes.add("done")
-            return
-        if status == TERMINATED:
+        elif status == TERMINATED:
             self.notes.add("terminated")
         elif status == INTERRUPTED or (status == MISTAKE and not self.may_be_stale(logged)):
             self.notes.add("final")
-        sys.exit(status)
+        return status
 
-    def leave(self, number: int = 0, frame: FrameType | None = None) -> NoReturn:
-        """End in good order, to be started again; also a handler of signals."""
+    def leave(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handle a signal by which the job is to start again: nothing is there to be saved yet."""
         self.notes.add("stopped")
-        sys.exit(0)
+        end_process(0)
 
     def may_be_stale(self, logged: int) -> bool:
         """Return whether a mistake may be an old listing of a shared folder: before the first step, and once.
@@ -100,5 +96,12 @@ def run_fcmae(argv: list[str]) -> int:
     return 0
 
 
+def end_process(status: int) -> NoReturn:
+    """End at once: in Python's shutdown, threads of libraries abort some processes, and others with them."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    JobProcess(Notes(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:])()
+    end_process(JobProcess(Notes(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:])())

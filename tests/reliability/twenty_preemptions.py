@@ -74,12 +74,12 @@ def survive(folder: Path, count: int, partitions: list[str], epochs: int | None 
         until(partial(ended, run), f"{run} does not end", PATIENCE + 10 * epochs)
     whole = final_weights(folder / "whole", epochs)
     for run in runs:
+        torch.testing.assert_close(final_weights(run, epochs), whole, rtol=0, atol=0)
         assert len(note(run, "done")) == 1, output(run)
         assert not note(run, "failed"), output(run)
         assert "going on after step" in output(run)
         assert "going on after step 0" not in output(run)
         assert steps(run) == steps(folder / "whole") == list(range(1, len(steps(run)) + 1))
-        torch.testing.assert_close(final_weights(run, epochs), whole, rtol=0, atol=0)
 
 
 def has_steps(run: Path, count: int) -> bool:

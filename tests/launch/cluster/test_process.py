@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -24,7 +26,7 @@ def environment() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def end(folder: Path, status: int) -> object:
+def end(folder: Path, status: int) -> int:
     """Call a process whose command ends with a status; return the one that the process exits with."""
 
     def run(argv: list[str]) -> int:
@@ -32,11 +34,7 @@ def end(folder: Path, status: int) -> object:
         return status
 
     with mock.patch("fcmae.launch.cluster.process.run_fcmae", run):
-        try:
-            JobProcess(Notes(folder / "7"), folder, ["pretrain", "--seed", "1"])()
-        except SystemExit as ended:
-            return ended.code
-    return 0
+        return JobProcess(Notes(folder / "7"), folder, ["pretrain", "--seed", "1"])()
 
 
 def noted(folder: Path) -> set[str]:
@@ -81,8 +79,8 @@ def test_a_mistake_is_final_once_there_was_a_step_and_when_it_comes_twice(tmp_pa
         return 2
 
     process = JobProcess(Notes(run / "7"), run, ["pretrain"])
-    with mock.patch("fcmae.launch.cluster.process.run_fcmae", train), pytest.raises(SystemExit):
-        process()
+    with mock.patch("fcmae.launch.cluster.process.run_fcmae", train):
+        assert process() == 2
     assert noted(run) == {"final"}
 
 
@@ -98,3 +96,27 @@ def test_a_command_is_run_as_python_m_fcmae_does(capsys: pytest.CaptureFixture[s
     with mock.patch("fcmae.launch.cli.main.main", side_effect=ZeroDivisionError):
         assert run_fcmae([]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_nothing_in_its_shutdown_fails_a_process_that_is_done(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    argv = ["-m", "fcmae.launch.cluster.process", str(tmp_path / "7"), str(tmp_path), "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, *argv], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (0, fcmae.__version__)
+    assert (tmp_path / "7.done").exists()
+
+
+def test_a_signal_before_the_first_step_is_no_end(tmp_path: Path) -> None:
+    class Ended(BaseException):
+        pass
+
+    process = JobProcess(Notes(tmp_path / "7"), tmp_path, ["pretrain"])
+    with (
+        mock.patch("fcmae.launch.cluster.process.end_process", side_effect=Ended) as end_process,
+        mock.patch("fcmae.launch.cli.main.main", side_effect=lambda: signal.raise_signal(signal.SIGUSR2)),
+        pytest.raises(Ended),
+    ):
+        process()
+    end_process.assert_called_once_with(0)
+    assert noted(tmp_path) == {"stopped"}
