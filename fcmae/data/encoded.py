@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fcmae.core.errors import UserError
 from fcmae.data.decode import BrokenImage, read_image
-from fcmae.data.pictures import MAX_PIXELS, read_jpeg_header
+from fcmae.data.pictures import read_jpeg_header
+from fcmae.data.suffixes import MAX_PIXELS
 from fcmae.data.transforms import Crop, RandomCropFlip
 
 Decode = Callable[[list[Tensor], int, torch.device], list[Tensor]]

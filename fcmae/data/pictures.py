@@ -172,10 +172,12 @@ def _find_jpeg_decoder() -> JpegDecoder:
     spaces = {1: "GRAY", 3: "RGB"}
 
     def decode(data: bytes, channels: int, divisor: int) -> np.ndarray:
-        if divisor == 1:
-            return decode_jpeg(data, spaces[channels])
-        height, width = (-(-side // divisor) for side in decode_jpeg_header(data)[:2])
-        return decode_jpeg(data, spaces[channels], min_height=height, min_width=width)
+        least = {}
+        if divisor > 1:
+            height, width = decode_jpeg_header(data)[:2]
+            least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
+        pixels: np.ndarray = decode_jpeg(data, spaces[channels], **least)
+        return pixels
 
     return decode
 

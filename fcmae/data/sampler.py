@@ -113,6 +113,6 @@ class StepSampler:
 
 def _cumulate(weights: np.ndarray) -> np.ndarray:
     """Return the sums of all weights up to each, as fractions: what `Generator.choice` draws by."""
-    cumulated = (weights / weights.sum()).cumsum(dtype=np.float64)
+    cumulated: np.ndarray = (weights / weights.sum()).cumsum(dtype=np.float64)
     cumulated /= cumulated[-1]
     return cumulated

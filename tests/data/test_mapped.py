@@ -1,13 +1,14 @@
 """Mapped arrays: what numpy wrote, shared and not copied."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fcmae.data.mapped import NOT_ARRAYS, MappedArrays
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "bytes": np.arange(1000, dtype=np.uint8),
     "longs": np.arange(-5, 40, dtype=np.int64),
     "table": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -78,15 +78,15 @@ def test_turned_photographs_shrink_upright_or_not_at_all(
         asked.append((height, width))
         return 8
 
-    image = read_image(tmp_path / "a.jpg", 3, shrink=shrink)
+    shrunk = read_image(tmp_path / "a.jpg", 3, shrink=shrink)
     assert asked == [tuple(whole.shape[1:])]
     if orientation > 1 and width % 8:
-        assert torch.equal(image, whole)
+        assert torch.equal(shrunk, whole)
         return
     height, width = (-(-side // 8) for side in whole.shape[1:])
-    assert image.shape == (3, height, width)
+    assert shrunk.shape == (3, height, width)
     means = torch.nn.functional.avg_pool2d(whole.float()[None], 8, ceil_mode=True)[0]
-    assert (image - means).abs().mean() < 1
+    assert (shrunk - means).abs().mean() < 1
 
 
 @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
