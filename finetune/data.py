@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fcmae.data.classes import split_by_class
+from fcmae.data.classes import split_images
 from fcmae.data.images import Labelled
 from fcmae.data.index import load_lists
 from fcmae.data.sources import SourceOptions, open_splits
@@ -32,8 +32,8 @@ def open_data(config: FinetuneConfig, run: RunFolder) -> tuple[Labelled, Labelle
     )
     train, val = open_splits(config.data, options)
     if config.train_fraction < 1:
-        labels = train.labels.numpy()
-        _, taken = split_by_class(labels, config.train_fraction, config.seed, take_singles=True)
+        labels, fraction = train.labels.numpy(), config.train_fraction
+        _, taken = split_images(labels, train.kind, fraction, config.seed, take_singles=True)
         train = train.select(taken)
     return train, val
 

@@ -1,6 +1,6 @@
-"""Metrics of a classifier on labelled images, each image counted once.
+"""Metrics of a network on labelled images, each image counted once.
 
-Shapes: B batch, K classes, C channels, H W pixels.
+Shapes: B batch, K classes, labels or numbers, C channels, H W pixels.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcmae.core.distributed import sum_over_processes
+from fcmae.core.distributed import gather_lists, sum_over_processes
 from fcmae.core.errors import UserError
 from fcmae.data.broken import BrokenList
 from fcmae.data.evaluation import EvaluationReader
@@ -66,6 +66,59 @@ class Scores:
         }
 
 
+class LabelScores:
+    """What is said of several labels: all probabilities and labels, of which the average precision is made.
+
+    Args:
+        num_classes: K
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.said: list[Tensor] = []
+        self.true: list[Tensor] = []
+
+    @property
+    def images(self) -> Tensor:
+        """How many were counted."""
+        return torch.tensor(sum(map(len, self.said)))
+
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        """Count a batch: outputs (B, K) and labels (B, K)."""
+        self.said.append(outputs.float().cpu())
+        self.true.append(labels.float().cpu())
+
+    def gather(self) -> None:
+        """Put together what all processes have counted, in each of them."""
+        self.said, self.true = gather_lists(self.said), gather_lists(self.true)
+
+    def metrics(self) -> dict[str, float]:
+        """Return map, the mean average precision in percent over labels that some image has, and val_loss."""
+        from sklearn.metrics import average_precision_score
+
+        said, true = torch.cat(self.said), torch.cat(self.true)
+        present = true.any(0)
+        precision = average_precision_score(true[:, present].numpy(), said[:, present].numpy())
+        loss = F.binary_cross_entropy_with_logits(said.double(), true.double())
+        return {"map": 100 * float(precision) if present.any() else 0.0, "val_loss": float(loss)}
+
+
+class NumberScores(LabelScores):
+    """What is said of numbers."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return means over the numbers: mae and rmse, as they count, r2, and val_loss, the squared error."""
+        said, true = torch.cat(self.said).double(), torch.cat(self.true).double()
+        squared = (said - true).square().mean(0)
+        spread = true.var(0, correction=0).clamp(min=1e-12)
+        return {
+            "mae": float((said - true).abs().mean()),
+            "rmse": float(squared.sqrt().mean()),
+            "r2": float((1 - squared / spread).mean()),
+            "val_loss": float(squared.mean()),
+        }
+
+
 def measure(
     predict: Callable[[Tensor], Tensor],
     data: Labelled,
@@ -73,7 +126,7 @@ def measure(
     *,
     confusion: bool = False,
     broken: BrokenList | None = None,
-) -> Scores:
+) -> Scores | LabelScores:
     """Score a classifier on all readable images, those of all processes together.
 
     Args:
@@ -86,7 +139,11 @@ def measure(
     Raises:
         UserError: no image can be read
     """
-    scores = Scores(len(data.classes), reader.device, confusion)
+    scores: Scores | LabelScores
+    if data.kind == "class":
+        scores = Scores(len(data.classes), reader.device, confusion)
+    else:
+        scores = (LabelScores if data.kind == "labels" else NumberScores)(len(data.classes))
     for batch in reader.read_once(data.source):
         if broken is not None:
             broken.add(data.source, batch.broken)

@@ -22,7 +22,7 @@ from fcmae.models.geometry import check_image_size, total_stride
 from fcmae.models.sizes import find_size
 
 AUTO_AUGMENT = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a)(-\w+(\.\d+)?)*")
-BEST = re.compile(r"(ema_)?(top1|top5|mean_class|val_loss)|loss")
+BEST = re.compile(r"(ema_)?(top1|top5|mean_class|map|mae|rmse|r2|val_loss)|loss")
 
 
 def prepare(
@@ -132,7 +132,8 @@ def check(config: FinetuneConfig) -> None:
         )
     if not BEST.fullmatch(config.best):
         raise UserError(
-            f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, or ema_ before them"
+            f"best {config.best!r}: choose loss, val_loss, top1, top5, mean_class, map, mae, rmse or r2, "
+            "with ema_ before them or without"
         )
     if config.keeps_averaged and config.ema_decay is None:
         raise UserError(

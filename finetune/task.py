@@ -6,10 +6,10 @@ Shapes: B batch, K classes, C channels, H W pixels.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcmae.core.device import pick_device
@@ -36,6 +36,7 @@ from fcmae.finetune.data import class_weights, open_data
 from fcmae.finetune.layer_decay import layer_decay_groups
 from fcmae.finetune.measure import measure
 from fcmae.finetune.network import build_network
+from fcmae.finetune.objective import best_direction, head_of, make_objective
 from fcmae.finetune.prepare import check_batch
 from fcmae.finetune.trained import save_network
 from fcmae.models.convnext import ConvNeXt
@@ -59,7 +60,7 @@ def finetune(
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     task = FinetuneTask(config, run, device)
-    best = (config.best, best_direction(config.best))
+    best = (task.best, best_direction(task.best))
     summary = train(
         task, config, device=device, run=run, best=best, patience=config.patience, loggers=loggers
     )
@@ -68,13 +69,8 @@ def finetune(
     return summary
 
 
-def best_direction(name: str) -> Literal["min", "max"]:
-    """Tell whether a low or a high value of a metric is good."""
-    return "min" if name.endswith("loss") else "max"
-
-
 class FinetuneTask(Task):
-    """Classification with label smoothing, mixing, layer decay and a moving average of the weights.
+    """Training on labels with label smoothing, mixing, layer decay and a moving average of the weights.
 
     Args:
         config: the run's settings, resolved
@@ -105,10 +101,13 @@ class FinetuneTask(Task):
         self.dataset = ImageDataset(self.train_data.source, transform, config.seed, crop)
         self.steps_per_epoch = len(self.dataset) // config.batch_size
         self.erase = random_erasing(config.augment, device)
-        self.mix = mixing(config.augment, len(self.classes))
-        weights = class_weights(self.train_data.labels.numpy(), len(self.classes))
+        single = self.train_data.kind == "class"
+        self.mix = mixing(config.augment, len(self.classes)) if single else None
+        weights = class_weights(self.train_data.labels.numpy(), len(self.classes)) if single else np.ones(1)
         self.class_weights = torch.from_numpy(weights).float()
-        self.loss_weights = self.class_weights.to(device) if config.balance == "loss" else None
+        self.loss_weights = self.class_weights.to(device) if config.balance == "loss" and single else None
+        self.objective = make_objective(self.train_data, config, self.loss_weights)
+        self.best = self.objective.best(config.best)
         self.broken = BrokenList(run.broken_images)
         self.broken_val = BrokenList(run.broken_val_images)
         batch_size = micro_batch_size(config.batch_size, config.optim.accumulation_steps)
@@ -142,7 +141,7 @@ class FinetuneTask(Task):
         return layer_decay_groups(self.model, weight_decay, self.config.layer_decay, self.config.layer_groups)
 
     def batches(self, start_step: int, total_steps: int) -> Any:
-        balanced = self.config.balance == "sampler"
+        balanced = self.config.balance == "sampler" and self.train_data.kind == "class"
         weights = self.class_weights[self.train_data.labels].numpy() if balanced else None
         sampler = StepSampler(
             len(self.dataset),
@@ -160,17 +159,13 @@ class FinetuneTask(Task):
         self.broken.add(self.train_data.source, batch.broken)
         images = to_float(batch.to(self.device).data, self.mean, self.std)
         targets = self.labels[batch.source_index.to(self.device, non_blocking=True)]
-        smoothing = self.config.augment.label_smoothing
         if self.erase is not None:
             images = self.erase(images)
         if self.mix is not None:
             images, targets = self.mix(images, targets)
-            smoothing = 0.0  # the mixed targets are smooth already
         logits = self.model(images).float()
-        losses = F.cross_entropy(
-            logits, targets, self.loss_weights, reduction="sum", label_smoothing=smoothing
-        )
-        return losses / len(logits), {}  # by the images and not by their weights, however a batch is cut
+        loss = self.objective.loss(logits, targets)
+        return loss / len(logits), {}  # by the images and not by their weights, however a batch is cut
 
     def describe(self, batch: Batch) -> list[str]:
         return [self.train_data.source.name(index) for index in batch.source_index.tolist()]
@@ -187,7 +182,13 @@ class FinetuneTask(Task):
 
     def _measure(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics of a network on the validation images."""
-        scores = measure(model.eval(), self.val_data, self.reader, broken=self.broken_val)
+        model.eval()
+
+        def predict(images: Tensor) -> Tensor:
+            outputs: Tensor = model(images)
+            return self.objective.to_units(outputs)
+
+        scores = measure(predict, self.val_data, self.reader, broken=self.broken_val)
         self.broken.gather()
         self.broken_val.gather()
         return scores.metrics()
@@ -218,5 +219,7 @@ class FinetuneTask(Task):
     def write_weights(self, state: dict[str, Any]) -> None:
         """Write a checkpoint's weights as the run's result, the averaged ones if `best` says so."""
         chosen = state["ema" if self.config.keeps_averaged else "model"]
-        metrics = {self.config.best: state["progress"]["best"]}
-        save_network(chosen, self.config, self.classes, metrics, self.run.classifier)
+        metrics = {self.best: state["progress"]["best"]}
+        if self.train_data.kind != "class":
+            chosen = self.objective.finish(head_of(self.model), chosen)
+        save_network(chosen, self.config, self.classes, metrics, self.run.classifier, self.train_data.kind)

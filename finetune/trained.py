@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fcmae.core.errors import UserError
+from fcmae.data.classes import Kind
 from fcmae.data.config import CROP_PCT
 from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.loader import choose_workers
@@ -136,6 +137,7 @@ def save_network(
     classes: list[str],
     metrics: dict[str, float],
     path: Path,
+    kind: Kind = "class",
 ) -> None:
     """Write weights as a safetensors file with a card that says all that is needed to use them.
 
@@ -145,6 +147,7 @@ def save_network(
         classes: names of the classes
         metrics: what was measured of these weights
         path: the file to write
+        kind: of the labels
 
     Raises:
         OSError: the disk is full or the folder cannot be written
@@ -167,5 +170,6 @@ def save_network(
         no_data=config.images.no_data,
         metrics=metrics,
         averaged=config.keeps_averaged,
+        labels=None if kind == "class" else kind,
     )
     save_weights(path, state, card)

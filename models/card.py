@@ -40,6 +40,7 @@ class Card:
         value_range: values of 16-bit and float images that become 0 and 1
         no_data: stored values of images that are none: a number, nan or mask
         metrics: what was measured of these weights, by name
+        labels: what the head says where it is not one class of an image: labels or numbers
         averaged: whether they are a moving average of the weights in training, and not the last step's
         pretraining: what made an encoder: data, epochs, mask_ratio
     """
@@ -54,6 +55,7 @@ class Card:
     value_range: tuple[float, float] | None = None
     no_data: Literal["nan", "mask"] | float | None = None
     metrics: Mapping[str, float] | None = None
+    labels: str | None = None
     averaged: bool | None = None
     pretraining: Mapping[str, Any] | None = None
 

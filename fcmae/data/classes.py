@@ -7,6 +7,7 @@ import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,9 @@ TRAIN_NAMES = ("train", "training", "trn", "seg_train")
 VAL_NAMES = ("val", "valid", "validation", "test", "testing", "seg_val", "seg_test")
 RARE_VAL_NAMES = ("eval", "dev")  # which may as well be classes, but beside a training folder
 SHOWN = 5  # classes that an error message lists
-LABEL, CLASSES = "label", "classes"  # the column and the note of a list whose paths do not tell its labels
+LABEL, CLASSES, KIND = "label", "classes", "kind"  # column and notes of a list whose paths tell no labels
+Kind = Literal["class", "labels", "numbers"]
+"""What is known of an image: its one class, which of several labels it has, or numbers."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,16 @@ class LabelledFiles:
 
     Args:
         index: the list of files; it holds the labels, too, where paths do not tell them
-        classes: names of the classes
-        labels: int64 (number of images,), numbers of the classes
+        classes: names of the classes, of the labels or of the numbers
+        labels: int64 (number of images,), numbers of the classes; of several labels uint8 (number of images,
+            number of labels), 0 or 1; of numbers float32, likewise
+        kind: which of these it is
     """
 
     index: ImageIndex
     classes: list[str]
     labels: np.ndarray
+    kind: Kind = "class"
 
     @classmethod
     def read(cls, index: ImageIndex) -> "LabelledFiles":
@@ -51,7 +57,8 @@ class LabelledFiles:
             UserError: an image lies in no class's folder
         """
         if LABEL in index.columns:
-            return cls(index, list(index.notes[CLASSES]), index.columns[LABEL])
+            kind = index.notes.get(KIND, "class")
+            return cls(index, list(index.notes[CLASSES]), index.columns[LABEL], kind)
         classes: list[str] = []
         ends = [0]
         while ends[-1] < len(index):
@@ -66,7 +73,7 @@ class LabelledFiles:
     def select(self, numbers: np.ndarray) -> "LabelledFiles":
         """Return some of the images, by number, in the order of the list; the classes stay."""
         numbers = np.sort(numbers)
-        return LabelledFiles(self.index.select(numbers), self.classes, self.labels[numbers])
+        return LabelledFiles(self.index.select(numbers), self.classes, self.labels[numbers], self.kind)
 
     def renumber(self, classes: list[str]) -> "LabelledFiles":
         """Return the same images with their classes' numbers in another list, which has them all."""
@@ -101,18 +108,18 @@ class LabelledFiles:
                 )
 
 
-def label_files(index: ImageIndex, classes: list[str], labels: np.ndarray) -> LabelledFiles:
+def label_files(
+    index: ImageIndex, classes: list[str], labels: np.ndarray, kind: Kind = "class"
+) -> LabelledFiles:
     """Return a list of files with labels that the list itself holds from now on.
 
     Args:
         index: the list
-        classes: names of the classes
-        labels: int64 (number of images,), numbers of the classes
+        classes, labels, kind: see `LabelledFiles`
     """
-    columns, notes = {**index.columns, LABEL: labels}, {**index.notes, CLASSES: classes}
-    return LabelledFiles(
-        ImageIndex(index.root, index.names, index.offsets, index.passed_over, columns, notes), classes, labels
-    )
+    columns, notes = {**index.columns, LABEL: labels}, {**index.notes, CLASSES: classes, KIND: kind}
+    held = ImageIndex(index.root, index.names, index.offsets, index.passed_over, columns, notes)
+    return LabelledFiles(held, classes, labels, kind)
 
 
 Halves = tuple[LabelledFiles, LabelledFiles | None]
@@ -153,6 +160,11 @@ def divide(halves: Halves, val_fraction: float, seed: int) -> tuple[LabelledFile
             broken, classes of one image each
     """
     train, val = halves
+    if train.kind != "class":
+        if val is None:
+            kept, taken = split_images(train.labels, train.kind, val_fraction, seed)
+            train, val = train.select(kept), train.select(taken)
+        return train, val
     _check_several(train)
     train.check_readable()
     if val is not None:
@@ -179,6 +191,25 @@ def find_val_classes(root: str | Path) -> LabelledFiles:
     root = Path(root).expanduser()
     check_folder(root)
     return LabelledFiles.read(ImageIndex.scan(find_splits(root)[1] or root))
+
+
+def split_images(
+    labels: np.ndarray, kind: Kind, fraction: float, seed: int, *, take_singles: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take a fraction of the images: of each class, where each has one, else of all.
+
+    Args:
+        labels, kind: see `LabelledFiles`
+        fraction, seed, take_singles: see `split_by_class`
+
+    Returns:
+        numbers of the images that stay and of those that are taken, int64, ascending
+    """
+    if kind == "class":
+        return split_by_class(labels, fraction, seed, take_singles=take_singles)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    count = min(max(1, round(fraction * len(labels))), max(len(labels) - 1, 1))
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def split_by_class(

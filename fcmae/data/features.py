@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcmae.core.distributed import gather_lists
+from fcmae.core.errors import UserError
 from fcmae.data.classes import split_by_class
 from fcmae.data.evaluation import EvaluationReader
 from fcmae.data.images import Labelled
@@ -19,6 +20,18 @@ Features = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and labels (N,)."""
 
 CHUNK = 256  # images whose neighbours are sought at a time: more similarities would fill the memory
+
+
+def require_classes(data: Labelled) -> None:
+    """Refuse labels that k-NN and a linear classifier cannot guess.
+
+    Raises:
+        UserError: they are several of an image, or numbers
+    """
+    if data.kind != "class":
+        raise UserError(
+            f"frozen features are measured by single classes, not by {data.kind}: give such images"
+        )
 
 
 @torch.no_grad()
@@ -36,6 +49,7 @@ def extract_features(
     Returns:
         features float32 (N, D) and labels (N,)
     """
+    require_classes(data)
     if limit is not None and limit < len(data.labels):
         labels, fraction = data.labels.numpy(), limit / len(data.labels)
         data = data.select(split_by_class(labels, fraction, seed=0, take_singles=True)[1])

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from fcmae.core.errors import UserError
-from fcmae.data.classes import split_by_class
+from fcmae.data.classes import Kind, split_images
 from fcmae.data.decode import BrokenImage, ValueRange, read_image
 from fcmae.data.index import ImageIndex
 from fcmae.data.parts import read_part
@@ -293,23 +293,26 @@ class Labelled:
 
     Args:
         source: the images
-        labels: int64 (N,), numbers of the classes
-        classes: names of the classes
+        labels: int64 (N,), numbers of the K classes; several labels uint8 (N, K); numbers float32 (N, K)
+        classes: names of the classes, labels or numbers
+        kind: which of these it is
     """
 
     source: ImageSource
     labels: Tensor
     classes: list[str]
+    kind: Kind = "class"
 
     def select(self, numbers: np.ndarray) -> "Labelled":
         """Return some of the images, by number and in this order; the classes stay."""
-        return Labelled(Selection(self.source, numbers), self.labels[torch.from_numpy(numbers)], self.classes)
+        labels = self.labels[torch.from_numpy(numbers)]
+        return Labelled(Selection(self.source, numbers), labels, self.classes, self.kind)
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
         """Return training and validation images: a fraction of each class is kept for validation.
 
         Args:
-            fraction, seed: see `split_by_class`
+            fraction, seed: see `split_images`
         """
-        kept, taken = split_by_class(self.labels.numpy(), fraction, seed)
+        kept, taken = split_images(self.labels.numpy(), self.kind, fraction, seed)
         return self.select(kept), self.select(taken)

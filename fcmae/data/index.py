@@ -54,7 +54,7 @@ class ImageIndex:
             names: uint8, all paths end to end
             offsets: int64, n + 1 places in `names`: path i lies between offsets i and i + 1
             passed_over: how many files a scan met that are not read, by suffix, and links that lead nowhere
-            columns: what a kind of data keeps of each image beside its path, as a label: n numbers each
+            columns: what a kind of data keeps of each image beside its path, as a label: n rows each
             notes: what it keeps of all of them, as the names of the classes: whatever JSON can hold
         """
         self.root, self.names, self.offsets = Path(root), names, offsets
@@ -247,7 +247,7 @@ def _checked(index: ImageIndex) -> ImageIndex:
         or (offsets[1:] <= offsets[:-1]).any()
     ):
         raise ValueError("arrays that do not fit together")
-    if any(column.shape != (len(index),) for column in index.columns.values()):
+    if any(column.shape[:1] != (len(index),) for column in index.columns.values()):
         raise ValueError("columns that do not fit the paths")
     return index
 

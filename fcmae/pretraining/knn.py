@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcmae.data.config import CROP_PCT, VAL_FRACTION
 from fcmae.data.evaluation import EvaluationReader, micro_batch_size
-from fcmae.data.features import extract_features, knn_accuracy
+from fcmae.data.features import extract_features, knn_accuracy, require_classes
 from fcmae.data.loader import choose_workers
 from fcmae.data.sources import SourceOptions, open_splits
 from fcmae.models.layouts.dense import DenseLayout
@@ -63,6 +63,7 @@ class KnnProbe:
             no_data=config.images.no_data,
         )
         self.splits = open_splits(config.probe_data, options)
+        require_classes(self.splits[0])
 
     def accuracy(self, model: FCMAE) -> float:
         """Return top-1 in percent, the same in every process of the run; all of them have to call it.

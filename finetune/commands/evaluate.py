@@ -14,13 +14,14 @@ from fcmae.core.device import pick_device
 from fcmae.core.distributed import current_world
 from fcmae.core.errors import UserError
 from fcmae.core.files import AnyPath
+from fcmae.data.classes import some
 from fcmae.data.config import DATA_ROOT
 from fcmae.data.images import Labelled
 from fcmae.data.sources import SourceOptions, Spec, find_opener
 from fcmae.engine.precision import autocast
 from fcmae.finetune.checks import check_classes
 from fcmae.finetune.data import open_data
-from fcmae.finetune.measure import measure
+from fcmae.finetune.measure import Scores, measure
 from fcmae.finetune.origin import is_own_data, own_config, own_run
 from fcmae.finetune.report import write_report
 from fcmae.finetune.trained import Trained, open_network
@@ -74,7 +75,7 @@ def evaluate(
         "unreadable": len(labelled.labels) - images,
         "images_per_s": images / (time.monotonic() - started),
     }
-    if out is not None and current_world().is_rank_zero:
+    if out is not None and current_world().is_rank_zero and isinstance(scores, Scores):
         write_report(scores, metrics, labelled.classes, out)
     return metrics
 
@@ -119,7 +120,14 @@ def relabel(labelled: Labelled, network: Trained, data: str, weights: Path) -> L
     Raises:
         UserError: the network does not know the classes, or has another number of nameless ones
     """
-    names = network.card.class_names
+    names, kind = network.card.class_names, network.card.labels or "class"
+    if labelled.kind != kind:
+        raise UserError(f"{data} has labels of the kind {labelled.kind}, and {weights} of the kind {kind}")
+    if kind != "class" and names is not None:
+        if set(names) != set(labelled.classes):
+            raise UserError(f"{data} has {kind} {some(labelled.classes)}, and {weights} {some(list(names))}")
+        order = [labelled.classes.index(name) for name in names]
+        return Labelled(labelled.source, labelled.labels[:, order], list(names), labelled.kind)
     check_classes(labelled.classes, names, data, weights)
     if names is None:
         if len(labelled.classes) != network.num_classes:

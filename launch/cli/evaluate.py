@@ -53,13 +53,20 @@ def measure(options: Any) -> int:
     from fcmae.finetune.commands.evaluate import evaluate  # imports torch
 
     metrics = evaluate(**vars(options))
+    if "top1" in metrics:
+        line = (
+            f"top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, mean per class "
+            f"{metrics['mean_class']:.2f} %, loss {metrics['val_loss']:.4f}"
+        )
+    elif "map" in metrics:
+        line = f"mean average precision {metrics['map']:.2f} %, loss {metrics['val_loss']:.4f}"
+    else:
+        line = f"mean absolute error {metrics['mae']:.4g}, RMSE {metrics['rmse']:.4g}, R2 {metrics['r2']:.3f}"
     print(
-        f"top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, mean per class "
-        f"{metrics['mean_class']:.2f} %, loss {metrics['val_loss']:.4f}\n"
-        f"{metrics['images']} images, {metrics['unreadable']} unreadable, "
+        f"{line}\n{metrics['images']} images, {metrics['unreadable']} unreadable, "
         f"{metrics['images_per_s']:.0f} images/s"
     )
-    if options.out is not None:
+    if options.out is not None and "top1" in metrics:
         confusion = options.out / "confusion.png"
         if confusion.exists():
             print(f"look at {confusion} and {options.out / 'worst_classes.png'}")

@@ -8,6 +8,8 @@ from fcmae.finetune.prepare import prepare
 from fcmae.finetune.settings import read
 from fcmae.launch.cli.report import announce, print_broken, print_stopped
 
+SHOWN = ("top1", "ema_top1", "map", "ema_map", "mae", "ema_mae")  # metrics
+
 
 def run(argv: list[str]) -> int:
     """Fine-tune; return the exit status. A job is told the lists of images that it was queued with."""
@@ -42,14 +44,14 @@ def train(config: FinetuneConfig, lists_digest: str | None = None) -> int:
         return print_stopped(summary, run)
     epochs = [record for record in run.records() if "epoch_loss" in record]
     last = epochs[-1] if epochs else {}  # the log may be gone
-    known = [(name, last.get(name)) for name in ("top1", "ema_top1")]
+    known = [(name, last.get(name)) for name in SHOWN]
     shown = [f"{name} {value:.2f}" for name, value in known if isinstance(value, int | float)]
     print(
         f"done: {summary.steps} steps in {summary.seconds:.0f} s\n"
         f"  run folder  {run.path}\n"
         f"  last epoch  {', '.join(shown)}\n"
         f"  look at     {run.curves}\n"
-        f"  weights     {run.classifier} (of the epoch with the best {config.best})"
+        f"  weights     {run.classifier} (of the best epoch)"
     )
     for broken, listed in zip((run.broken_images, run.broken_val_images), lists, strict=True):
         print_broken("  unreadable  ", broken, listed)

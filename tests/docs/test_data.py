@@ -95,10 +95,14 @@ def test_tables() -> None:
         csv.writer(file).writerows([["file", "label"], *rows])
     part = ["train" if int(name[-1]) < 4 else "test" for name in names]
     parquet.write_table(pyarrow.table({"id": names, "species": kinds, "part": part}), "birds.parquet")
+    fruit = (f"photos/{name}.jpg,{i % 2},{i % 3 // 2},{i / 2}" for i, name in enumerate(names))
+    Path("fruit.csv").write_text("\n".join(["file,red,round,weight", *fruit]))
     run("Tables")
     with open("birds_predicted.csv", newline="") as file:
         predicted = list(csv.DictReader(file))
     assert [row["file"] for row in predicted] == [f"photos/{name}.jpg" for name in names]
+    with open("fruit_predicted.csv", newline="") as file:
+        assert list(next(csv.DictReader(file))) == ["file", "red", "round"]
     assert {row["class_1"] for row in predicted} <= {"gull", "owl"}
 
 

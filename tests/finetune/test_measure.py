@@ -50,7 +50,9 @@ def scored(
     def predict(images: torch.Tensor) -> torch.Tensor:
         return logits[(255 * images[:, 0, 0, 0]).round().long()]
 
-    return measure(predict, data, reader(batch_size), confusion=True, broken=broken)
+    scores = measure(predict, data, reader(batch_size), confusion=True, broken=broken)
+    assert isinstance(scores, Scores)
+    return scores
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcmae.core.distributed import current_world
+from fcmae.core.errors import UserError
 from fcmae.data.classes import Halves, LabelledFiles, divide, label_files
 from fcmae.data.headers import check_headers
 from fcmae.data.index import ImageIndex
@@ -117,8 +118,9 @@ def open_classes(data: LabelledFiles, options: SourceOptions) -> "Labelled":
 
     from fcmae.data.images import Labelled
 
-    labels = torch.from_numpy(data.labels.astype(np.int64))  # a copy of those that are mapped from a file
-    return Labelled(open_files(data.index, options), labels, data.classes)
+    kind = np.int64 if data.kind == "class" else data.labels.dtype
+    labels = torch.from_numpy(data.labels.astype(kind))  # a copy of those that are mapped from a file
+    return Labelled(open_files(data.index, options), labels, data.classes, data.kind)
 
 
 def join_lists(lists: Sequence[ImageIndex]) -> ImageIndex:
@@ -136,6 +138,9 @@ def join_lists(lists: Sequence[ImageIndex]) -> ImageIndex:
 
 def join_labelled(parts: Sequence[LabelledFiles]) -> LabelledFiles:
     """Return one list of the labelled files of several, whose classes are united by their names."""
+    for part in parts:
+        if part.kind != "class":
+            raise UserError(f"{part.index.root}: tables of several labels or of numbers cannot be joined")
     classes = sorted(set().union(*(part.classes for part in parts)))
     labels = np.concatenate([part.renumber(classes).labels for part in parts])
     return label_files(join_lists([part.index for part in parts]), classes, labels)

@@ -126,7 +126,7 @@ class HuggingFaceOpener(Opener):
         val = next((splits[name] for name in (*VAL_NAMES, *RARE_VAL_NAMES) if name in splits), [])
         left = sorted(set(splits) - set(SPLITS))
         if left and current_world().is_rank_zero:
-            logger.warning("%s: the splits %s are not read: give their files or folder", self.spec, some(left))
+            logger.warning("%s: the splits %s are not read: give their files", self.spec, some(left))
         opened = open_rows(self.spec, train + val)
         return opened[: len(train)], opened[len(train) :]
 

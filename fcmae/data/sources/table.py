@@ -4,7 +4,7 @@ import csv
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from fcmae.data.classes import (
 )
 from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener
+from fcmae.data.sources.columns import ClassColumn, LabelColumns, label_columns
 from fcmae.data.sources.files import FilesOpener, real_path
 from fcmae.data.sources.spec import options_of, place_of
 from fcmae.data.suffixes import SUFFIXES
 
-OPTIONS = ("path", "label", "split", "folder", "suffix")
+OPTIONS = ("path", "label", "labels", "numbers", "split", "folder", "suffix")
 PATHS = ("path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path")
 LABELS = ("label", "class", "class_name", "category", "target")
 SPLITS = ("split", "subset", "partition")
@@ -56,7 +57,8 @@ class TableOpener(FilesOpener):
 
     def list_halves(self) -> Halves:
         table = read_table(self.spec, labelled=True)
-        data = label_files(table.index, *table.classes())
+        assert table.labels is not None
+        data = label_files(table.index, *table.labels.finish())
         train, val = table.split()
         return data.select(train), None if val is None else data.select(val)
 
@@ -70,18 +72,6 @@ def _place(spec: str) -> Path:
     return real_path(place_of(spec))
 
 
-@dataclass
-class Column:
-    """Values of one column as numbers, one a row, and the words that they stand for."""
-
-    words: dict[str, int] = field(default_factory=dict)
-    numbers: "array[int]" = field(default_factory=lambda: array("q"))
-
-    def add(self, word: str) -> None:
-        """Add a row."""
-        self.numbers.append(self.words.setdefault(word, len(self.words)))
-
-
 @dataclass(frozen=True)
 class Table:
     """What is kept of a table.
@@ -89,23 +79,14 @@ class Table:
     Args:
         spec: what --data says
         index: the files
-        label, split: the columns, where they are asked for or there
+        labels: where they are asked for
+        splits: names of the splits, where the table says them
     """
 
     spec: str
     index: ImageIndex
-    label: Column | None
-    split_column: Column | None
-
-    def classes(self) -> tuple[list[str], np.ndarray]:
-        """Return the classes, numbers by their value and words by the alphabet, and the labels."""
-        assert self.label is not None
-        words = self.label.words
-        as_numbers = all(word.isdecimal() for word in words)
-        classes = sorted(words, key=lambda word: (int(word), word) if as_numbers else (0, word))
-        places = np.empty(len(words), np.int64)
-        places[[words[word] for word in classes]] = np.arange(len(words))
-        return classes, places[np.frombuffer(self.label.numbers, np.int64)]
+    labels: LabelColumns | None
+    splits: ClassColumn | None
 
     def split(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the numbers of the rows to train on and, where the table says which, of those to measure on.
@@ -113,9 +94,9 @@ class Table:
         Raises:
             UserError: splits of unknown names, or no training images
         """
-        if self.split_column is None:
+        if self.splits is None:
             return np.arange(len(self.index)), None
-        words, numbers = self.split_column.words, np.frombuffer(self.split_column.numbers, np.int64)
+        words, numbers = self.splits.words, np.frombuffer(self.splits.numbers, np.int64)
         folded = {word.lower(): number for word, number in words.items()}
         unknown = sorted(set(folded) - {*TRAIN_NAMES, *VAL_NAMES, *RARE_VAL_NAMES})
         if unknown or not any(name in folded for name in TRAIN_NAMES):
@@ -151,39 +132,28 @@ def read_table(spec: str, *, labelled: bool) -> Table:
         raise UserError(
             f"{spec}: which of the columns {', '.join(columns)} holds the paths? Add :path=COLUMN"
         )
-    label = _find(spec, columns, "label", options, LABELS) if labelled else None
-    if labelled and label is None:
-        raise UserError(f"{spec}: which of the columns {', '.join(columns)} is the label? Add :label=COLUMN")
+    labels = label_columns(spec, options, columns, LABELS) if labelled else None
     split = _find(spec, columns, "split", options, SPLITS)
+    splits = None if split is None else ClassColumn(spec, [columns[split]])
+    places = [columns.index(name) for name in labels.names] if labels else []
+    needed = [paths, *([] if split is None else [split]), *([] if labels and labels.may_be_empty else places)]
     before, after = options.get("folder", ""), options.get("suffix", "")
     names, offsets = bytearray(), array("q", [0])
-    labels, splits = Column(), Column()
     for number, row in enumerate(_chain(first, rows), start=1):
-        wanted = [row[at] if at is not None and at < len(row) else None for at in (paths, label, split)]
-        for at, cell in zip((paths, label, split), wanted, strict=True):
-            if at is not None and cell in (None, ""):
+        row += [None] * (len(columns) - len(row))
+        for at in needed:
+            if row[at] in (None, ""):
                 raise UserError(f"{spec}: row {number} has nothing in its column {columns[at]}")
-        names += os.fsencode(os.path.join(before, str(wanted[0]) + after))
+        names += os.fsencode(os.path.join(before, str(row[paths]) + after))
         offsets.append(len(names))
-        if label is not None:
-            labels.add(_as_class(spec, number, wanted[1]))
-        if split is not None:
-            splits.add(str(wanted[2]))
+        if labels is not None:
+            labels.add([row[at] for at in places])
+        if splits is not None and split is not None:
+            splits.add([row[split]])
     index = ImageIndex(
         file.absolute().parent, np.frombuffer(names, np.uint8), np.frombuffer(offsets, np.int64)
     )
-    return Table(spec, index, None if label is None else labels, None if split is None else splits)
-
-
-def _as_class(spec: str, row: int, cell: Any) -> str:
-    """Return the name of a class; refuse what is no single one."""
-    if isinstance(cell, (list, tuple, dict, np.ndarray)):
-        raise UserError(f"{spec}: row {row} has several labels ({cell}); one a row is trained on")
-    if isinstance(cell, float):
-        if not cell.is_integer():
-            raise UserError(f"{spec}: row {row} has the label {cell}; classes are trained on, not numbers")
-        return str(int(cell))
-    return str(cell)
+    return Table(spec, index, labels, splits)
 
 
 def _find(

@@ -125,9 +125,72 @@ def test_what_cannot_be_is_told(
     assert str(folder) in str(caught.value)
 
 
-def test_several_labels_of_an_image_are_refused(folder: Path) -> None:
+def labels_of(spec: str) -> tuple[Labelled, Labelled]:
+    """Parts of a table of eight rows, all of which are read, through lists that a run keeps."""
+    lists = find_opener(spec).list_splits(0.5, seed=0)
+    folder = Path(spec.partition(":")[0]).parent
+    save_lists(lists, folder / "train.npz", folder / "val.npz")
+    return open_splits(spec, SourceOptions(1, 8, lists=load_lists(folder / "train.npz", folder / "val.npz")))
+
+
+def rows_of(parts: tuple[Labelled, ...]) -> dict[int, list[float]]:
+    """The labels of each brightness."""
+    return {
+        int(part.source.read(i).max()): label
+        for part in parts
+        for i, label in enumerate(part.labels.tolist())
+    }
+
+
+TAGS = ["b|a", "", "a", "c; b", "a", "b", "c", "a,c"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_several_labels_are_words_in_a_cell_or_columns_of_their_own(folder: Path, name: str) -> None:
+    lists = [[word.strip() for word in tags.replace(";", "|").replace(",", "|").split("|")] for tags in TAGS]
+    columns: dict[str, list[Any]] = {"path": [row[0] for row in ROWS]}
+    columns |= {letter: [int(letter in tags) for tags in lists] for letter in "abc"}
+    columns["tags"] = lists if name.endswith("parquet") else [f'"{tags}"' for tags in TAGS]
+    spec = write(folder / name, columns)
+    expected = {i: [float(letter in tags) for letter in "abc"] for i, tags in enumerate(lists)}
+    for option in ("tags", "a+b+c"):
+        parts = labels_of(f"{spec}:labels={option}")
+        assert [(part.kind, part.classes, len(part.labels)) for part in parts] == [
+            ("labels", ["a", "b", "c"], 4)
+        ] * 2
+        assert rows_of(parts) == expected
+
+
+def test_numbers_are_columns(folder: Path) -> None:
+    sizes = [0.5 * i for i in range(8)]
+    columns: dict[str, list[Any]] = {"path": [row[0] for row in ROWS], "age": list(range(8)), "size": sizes}
+    for name in ("a.csv", "a.parquet"):
+        parts = labels_of(f"{write(folder / name, columns)}:numbers=age+size")
+        assert {(part.kind, tuple(part.classes)) for part in parts} == {("numbers", ("age", "size"))}
+        assert rows_of(parts) == {i: [i, 0.5 * i] for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("column", "option", "told"),
+    [
+        (["a|b"] * 8, "label=y,labels=y", "one of label and labels"),
+        (["a"] * 8, "labels=y", "fewer than two"),
+        ([2] * 8, "labels=y+y", "row 1 says '2'"),
+        (["x"] * 8, "numbers=y", "row 1 says 'x'"),
+        (["nan"] * 8, "numbers=y", "row 1 says 'nan'"),
+        ([1] * 8, "numbers=z", "no column 'z'"),
+        ([1] * 8, "label=y+path", "labels="),
+    ],
+)
+def test_labels_that_cannot_be_are_told(folder: Path, column: list[Any], option: str, told: str) -> None:
+    spec = write(folder / "a.csv", {"path": [row[0] for row in ROWS], "y": column})
+    with pytest.raises(UserError, match=told):
+        find_opener(f"{spec}:{option}").list_splits(0.5, seed=0)
+
+
+def test_several_labels_in_a_column_of_classes_are_told(folder: Path) -> None:
     spec = write(folder / "a.parquet", {"path": ["0.png"], "label": [["a", "b"]]})
-    with pytest.raises(UserError, match="several labels"):
+    with pytest.raises(UserError, match=":labels="):
         find_opener(spec).list_splits(0.5, seed=0)
 
 
