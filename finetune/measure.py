@@ -97,10 +97,11 @@ class LabelScores:
         from sklearn.metrics import average_precision_score
 
         said, true = torch.cat(self.said), torch.cat(self.true)
-        present = true.any(0)
-        precision = average_precision_score(true[:, present].numpy(), said[:, present].numpy())
+        present = true.any(0).nonzero()[:, 0].tolist()
+        precisions = [average_precision_score(true[:, k].numpy(), said[:, k].numpy()) for k in present]
         loss = F.binary_cross_entropy_with_logits(said.double(), true.double())
-        return {"map": 100 * float(precision) if present.any() else 0.0, "val_loss": float(loss)}
+        mean = sum(precisions) / len(precisions) if precisions else 0.0
+        return {"map": 100 * float(mean), "val_loss": float(loss)}
 
 
 class NumberScores(LabelScores):

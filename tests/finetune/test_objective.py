@@ -150,6 +150,15 @@ def test_scores_of_labels_and_numbers() -> None:
     scores.gather()
     assert int(scores.images) == 3
     assert scores.metrics()["map"] == pytest.approx(100 * ((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    for labels, expected in (
+        ([[1, 0]], 100.0),
+        ([[0, 0]], 0.0),
+        ([[1, 1]], 100.0),
+        ([[1, 0], [1, 0]], 100.0),
+    ):
+        few = LabelScores(2)
+        few.add(torch.zeros(len(labels), 2), torch.tensor(labels))
+        assert few.metrics()["map"] == expected
     numbers = NumberScores(1)
     numbers.add(torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([[1.0], [3.0], [5.0]]))
     metrics = numbers.metrics()
