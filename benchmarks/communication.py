@@ -1,14 +1,18 @@
 """What does exchanging gradients cost, on paper for a cluster and measured here between processes?
 
     python benchmarks/communication.py [--nodes 8] [--gpus-per-node 8] [--tflops 200]
+    python benchmarks/communication.py --processes 8 64 512 [--model convnextv2_huge]
     torchrun --nproc-per-node 2 benchmarks/communication.py --measure [--model convnextv2_atto] [--batch 4]
+    torchrun --nproc-per-node 8 benchmarks/communication.py --count
 
 The first prints, for each size, the bytes of a step and the images per GPU from which on they travel while
-the backward pass computes. The second checks that the processes' gradients agree, then times steps with and
-without the exchange, in turns.
+the backward pass computes; the second what so many processes cost beside their steps. The third checks that
+the processes' gradients agree, then times steps with and without the exchange, in turns. The last counts the
+connections of a process.
 """
 
 import argparse
+import os
 import statistics
 import time
 from contextlib import nullcontext
@@ -19,7 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.parallel import DistributedDataParallel
 
-from fcmae.core.distributed import current_world, joined, sum_over_processes
+from fcmae.core.distributed import (
+    current_world,
+    from_rank_zero,
+    gather_lists,
+    joined,
+    max_over_processes,
+    sum_over_processes,
+)
+from fcmae.engine.config import LoopConfig
 from fcmae.models.complexity import measure_complexity
 from fcmae.models.sizes import SIZES
 from fcmae.pretraining.model import FCMAE
@@ -27,6 +39,7 @@ from fcmae.pretraining.model import FCMAE
 VISIBLE, PATCHES = 19, 49  # of 224 x 224 pixels at mask ratio 0.6
 WIDTH = 512  # of the decoder
 LINKS = (50, 400)  # Gb/s of a node
+MESSAGE = 50e-6  # seconds of a small message between two machines, assumed
 BACKWARD = 2 / 3  # its share of a step's arithmetic
 
 
@@ -37,13 +50,18 @@ def main() -> None:
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--tflops", type=float, default=200.0, help="that a GPU sustains")
     parser.add_argument("--measure", action="store_true")
-    parser.add_argument("--model", default="convnextv2_atto")
+    parser.add_argument("--count", action="store_true")
+    parser.add_argument("--processes", type=int, nargs="+", help="print what so many cost")
+    parser.add_argument("--model", help="convnextv2_atto, of --processes convnextv2_huge")
     parser.add_argument("--batch", type=int, default=4, help="images of each process")
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    if options.measure:
+    if options.measure or options.count:
+        options.model = options.model or "convnextv2_atto"
         with joined("cpu", timeout_minutes=5.0):
-            measure(options)
+            count() if options.count else measure(options)
+    elif options.processes:
+        print_costs(options.model or "convnextv2_huge", options.processes)
     else:
         print_table(options)
 
@@ -89,6 +107,61 @@ def decoder_macs(name: str) -> int:
     width = SIZES[name].dims[-1]
     position = width * WIDTH + 49 * WIDTH + 2 * 4 * WIDTH * WIDTH + WIDTH * 32 * 32 * 3
     return PATCHES * position
+
+
+def print_costs(name: str, processes: list[int]) -> None:
+    """Print what numbers of processes cost beside their steps, as docs/slurm.md has it."""
+    with torch.device("meta"):
+        model = FCMAE(name)
+    state = 3 * 4 * sum(each.numel() for each in model.parameters()) / 1e9  # weights and AdamW's two moments
+    largest = 4 * max(each.numel() for each in model.parameters()) / 1e6
+    agree = LoopConfig().agree_seconds
+    rows: dict[str, list[str]] = {
+        "connections of a process": [f"{connections(n)}" for n in processes],
+        "... of rank zero, which serves the store": [f"{connections(n, rank_zero=True)}" for n in processes],
+        f"GB read to resume {name}, all by rank zero": [f"{state:.1f}" for _ in processes],
+        "... in memory of rank zero; MB more in another process": [f"{state:.1f}; {largest:.0f}"]
+        * len(processes),
+        "GB that a process writes of a checkpoint, sharded": [f"{state / n:.3f}" for n in processes],
+        "... of one that is not, rank zero": [f"{state:.1f}" for _ in processes],
+        "messages in a row to agree on stopping": [f"{2 * (n - 1)}" for n in processes],
+        f"... % of the time, every {agree:g} s": [
+            f"{200 * (n - 1) * MESSAGE / agree:.2f}" for n in processes
+        ],
+        "requests to the store for what rank zero hands on": [f"{3 * (n - 1) + 5}" for n in processes],
+    }
+    table = Table(title="Beside the steps", title_justify="left")
+    table.add_column("processes")
+    for each in processes:
+        table.add_column(f"{each}", justify="right")
+    for row, values in rows.items():
+        table.add_row(row, *values)
+    Console(width=130).print(table)
+
+
+def connections(processes: int, rank_zero: bool = False) -> int:
+    """Return the sockets of a process at most: store and listener, a ring, and trees that grow and shrink.
+
+    Rank zero listens for the store too, and is at both ends of its own connection to it.
+    """
+    return 4 + 2 * (processes.bit_length() - 1) + (processes + 1 if rank_zero else 0)
+
+
+def count() -> None:
+    """Count the sockets of each process after it exchanged what a run exchanges."""
+    values = torch.ones(1000)
+    for _ in range(3):
+        dist.broadcast(values, src=0)
+        max_over_processes(1)
+        from_rank_zero(lambda: None)
+    dist.barrier()
+    found = [os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")]
+    counts = gather_lists([sum("socket:" in each for each in found)])
+    size = current_world().size
+    print(
+        f"{size} processes: {counts[0]} sockets of rank zero (at most {connections(size, rank_zero=True)}), "
+        f"{max(counts[1:])} of another (at most {connections(size)})"
+    )
 
 
 def measure(options: argparse.Namespace) -> None:
