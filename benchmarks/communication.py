@@ -120,8 +120,7 @@ def print_costs(name: str, processes: list[int]) -> None:
         "connections of a process": [f"{connections(n)}" for n in processes],
         "... of rank zero, which serves the store": [f"{connections(n, rank_zero=True)}" for n in processes],
         f"GB read to resume {name}, all by rank zero": [f"{state:.1f}" for _ in processes],
-        "... in memory of rank zero; MB more in another process": [f"{state:.1f}; {largest:.0f}"]
-        * len(processes),
+        "... MB of it at once in another process": [f"{largest:.0f}" for _ in processes],
         "GB that a process writes of a checkpoint, sharded": [f"{state / n:.3f}" for n in processes],
         "... of one that is not, rank zero": [f"{state:.1f}" for _ in processes],
         "messages in a row to agree on stopping": [f"{2 * (n - 1)}" for n in processes],
