@@ -68,7 +68,7 @@ def main() -> None:
             [told] = run_children("first-batch", root, options, 1)
             print(
                 f"{name} to first batch: {told['seconds']:.1f} s ({told['busy']:.1f} s of the CPU), "
-                f"{told['anonymous']:.0f} MB of its own"
+                f"{told['own']:.0f} MB of its own"
             )
         readers = run_children("reader", Path(scratch) / "list.npz", options, options.ranks)
         processes = options.ranks * (1 + options.workers)
@@ -224,12 +224,13 @@ def first_batch(root: Path, options: argparse.Namespace) -> None:
     """Start or resume a pre-training up to its first batch."""
     config = PretrainConfig(data=str(root), batch_size=BATCH, out=str(root.parent / "run"), device="cpu")
     config.images.workers = options.workers
+    imported = anonymous()
     run: RunFolder = prepare(config)
     task = PretrainTask(config, run, torch.device("cpu"))
     task.data()
     batches = iter(task.batches(0, 16))
     next(batches)
-    measured = {"seconds": seconds_since_start(), "busy": time.process_time(), "anonymous": anonymous()}
+    measured = {"seconds": seconds_since_start(), "busy": time.process_time(), "own": anonymous() - imported}
     tell(lambda: measured)
 
 

@@ -30,7 +30,7 @@ SECONDS_JUDGED = 30.0  # over which it is judged whether steps wait for data
 MUCH_WAITING = 0.2  # fraction of the time
 WAITS_FOR_DATA = (
     "steps wait for images %.0f%% of the time: read with more processes (--images.workers), make more of "
-    "each image that is read (--images.repeats 2), or store images no larger than needed"
+    "each image that is read (--images.repeats 2), or store smaller ones (fcmae data pack)"
 )
 
 
