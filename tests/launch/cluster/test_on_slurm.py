@@ -62,7 +62,7 @@ def test_preempted_by_every_signal_it_comes_back_and_ends_the_same(
     for name in ("SBATCH_PARTITION", "SLURM_NTASKS", "SRUN_CPUS_PER_TASK", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "7")  # as a job that submits would have them
     try:
-        survive(folder, 2, ["low", "instant"])
+        survive(folder, 2, ["low", "instant"], epochs=7)
     finally:
         preempt_by("user")
 
