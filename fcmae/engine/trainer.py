@@ -227,6 +227,7 @@ class Trainer:
 
     def _keep(self, step: int) -> Path | None:
         """Keep a step that was not finite for `fcmae replay`; return the checkpoint before it, if any."""
+        self.saver.wait()  # one that is being written is the newest
         return keep_step(self.run, self.checkpoints, self.task, step, self.config.optim.accumulation_steps)
 
     def finish_epoch(self) -> None:
