@@ -192,7 +192,9 @@ def run_children(kind: str, folder: Path, options: argparse.Namespace, count: in
     command = [sys.executable, __file__, "--child", kind, "--folder", str(folder)]
     command += ["--workers", str(options.workers), "--ranks", str(options.ranks)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    children = [subprocess.Popen([*command, "--rank", str(rank)], **pipes) for rank in range(count)]
+    children: list[Any] = [
+        subprocess.Popen([*command, "--rank", str(rank)], **pipes) for rank in range(count)
+    ]
     for child in children:  # all have their first batch before any measures, and stay until all have measured
         wait_for(child)
     for child in children:
