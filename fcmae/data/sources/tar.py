@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from fcmae.core.errors import UserError
-from fcmae.data.archive_labels import find_halves_inside, label_archives, without_origin
-from fcmae.data.archives import list_archives
+from fcmae.data.archives.contents import list_archives
+from fcmae.data.archives.labels import find_halves_inside, label_archives, without_origin
 from fcmae.data.classes import TRAIN_NAMES, VAL_NAMES, Halves, LabelledFiles, find_splits
 from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener

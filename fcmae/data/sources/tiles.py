@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcmae.core.errors import UserError
-from fcmae.data.arrays import is_array, list_members, open_array
+from fcmae.data.arrays.tiling import Stack, Tiling
+from fcmae.data.arrays.windows import is_array, list_members, open_array
 from fcmae.data.index import ImageIndex
 from fcmae.data.sources.base import Opener, SourceOptions
 from fcmae.data.sources.files import real_path
 from fcmae.data.sources.listing import ListOpener, read_list
 from fcmae.data.sources.spec import options_of, place_of
-from fcmae.data.tiling import Stack, Tiling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,8 +25,8 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--sample is {options.sample}: it must be at least 1")
     check_out(options.out)
     check_reading(options)
-    from fcmae.data.contact_sheet import draw_contact_sheet  # imports torch
-    from fcmae.data.inspect import inspect
+    from fcmae.data.tools.contact_sheet import draw_contact_sheet  # imports torch
+    from fcmae.data.tools.inspect import inspect
     from fcmae.engine.pictures import save_figure
 
     pieces, workers = open_source(options), count_workers(options)

@@ -20,8 +20,8 @@ def run(argv: list[str]) -> int:
     options = make_parser().read(argv)
     check(options)
     check_reading(options)
-    from fcmae.data.encode import Encoder  # imports torch
-    from fcmae.data.pack import BROKEN_FILE, pack
+    from fcmae.data.tools.encode import Encoder  # imports torch
+    from fcmae.data.tools.pack import BROKEN_FILE, pack
 
     pieces = open_source(options)
     if pieces.unlabelled:

@@ -11,7 +11,7 @@ from fcmae.data.config import DATA_ROOT
 from fcmae.data.sources import SourceOptions, find_opener
 
 if TYPE_CHECKING:
-    from fcmae.data.pieces import Pieces
+    from fcmae.data.tools.pieces import Pieces
 
 SIZE = 224  # pixels of images that are made to size, as the digits
 
@@ -61,7 +61,7 @@ def open_source(options: Any) -> "Pieces":
     Raises:
         UserError: they cannot be read
     """
-    from fcmae.data.pieces import open_pieces  # imports torch
+    from fcmae.data.tools.pieces import open_pieces  # imports torch
 
     reading = SourceOptions(options.channels, SIZE, options.value_range, options.data_root)
     return open_pieces(options.source, replace(reading, no_data=getattr(options, "no_data", None)))

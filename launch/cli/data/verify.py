@@ -16,7 +16,7 @@ def run(argv: list[str]) -> int:
     """
     options = make_parser().read(argv)
     check_reading(options)
-    from fcmae.data.verify import verify_images, verify_shards  # imports torch
+    from fcmae.data.tools.verify import verify_images, verify_shards  # imports torch
 
     faults = verify_shards(Path(options.source).expanduser())
     pieces = open_source(options)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fcmae.core.errors import UserError
-from fcmae.data.arrays import open_array
+from fcmae.data.arrays.windows import open_array
 from fcmae.data.dataset import ImageDataset
 from fcmae.data.decode import BrokenImage
 from fcmae.data.loader import Loader
@@ -284,9 +284,9 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 def test_pieces_too_large_to_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide, packed = write(tmp_path, "tif"), write(tmp_path, "packed.npz")
-    monkeypatch.setattr("fcmae.data.arrays.MOST_CHUNK", 1000)
+    monkeypatch.setattr("fcmae.data.arrays.windows.MOST_CHUNK", 1000)
     with pytest.raises(UserError, match="vips"):
         open_array(slide)
-    monkeypatch.setattr("fcmae.data.arrays.MOST_UNPACKED", 1000)
+    monkeypatch.setattr("fcmae.data.arrays.windows.MOST_UNPACKED", 1000)
     with pytest.raises(UserError, match="unzip"):
         open_array(packed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.data.tar import CUT_OFF, DAMAGED, SPARSE, Member, is_tar, read_members
+from fcmae.data.archives.members import CUT_OFF, DAMAGED, SPARSE, Member, is_tar, read_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcmae.core.errors import UserError
-from fcmae.data.arrays import DiskArray
+from fcmae.data.arrays.windows import DiskArray
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcmae.data.contact_sheet import choose, draw_contact_sheet
-from fcmae.data.inspect import inspect
-from fcmae.data.pieces import Pieces, open_pieces
 from fcmae.data.sources import SourceOptions
+from fcmae.data.tools.contact_sheet import choose, draw_contact_sheet
+from fcmae.data.tools.inspect import inspect
+from fcmae.data.tools.pieces import Pieces, open_pieces
 from tests.data.archives_helper import picture
 
 OPTIONS = SourceOptions(channels=3, size=16)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcmae.data import journal, pack
-from fcmae.data.encode import Encoder
-from fcmae.data.pieces import open_pieces
 from fcmae.data.sources import SourceOptions
+from fcmae.data.tools import journal, pack
+from fcmae.data.tools.encode import Encoder
+from fcmae.data.tools.pieces import open_pieces
 
 KILLED = 9
 WATCHED = [(pack._Shard, "_write"), (journal.Journal, "_write"), (os, "fsync"), (os, "replace")]

@@ -15,13 +15,13 @@ from typing import BinaryIO
 import numpy as np
 
 from fcmae.core.files import TEMPORARY_SUFFIX, write_atomically
-from fcmae.data.archive_labels import CLASSES_FILE
-from fcmae.data.archives import INDEX_FILE, list_archives
+from fcmae.data.archives.contents import INDEX_FILE, list_archives
+from fcmae.data.archives.labels import CLASSES_FILE
 from fcmae.data.broken import BrokenList
-from fcmae.data.encode import Encoder
-from fcmae.data.journal import Journal, Shard
-from fcmae.data.pieces import VAL, Piece, Pieces, Seen, look_at_each
 from fcmae.data.progress_bar import Advance, progress
+from fcmae.data.tools.encode import Encoder
+from fcmae.data.tools.journal import Journal, Shard
+from fcmae.data.tools.pieces import VAL, Piece, Pieces, Seen, look_at_each
 
 BROKEN_FILE = "broken.txt"
 BLOCK = 512

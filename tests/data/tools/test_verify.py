@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.data.encode import Encoder
-from fcmae.data.journal import JOURNAL
-from fcmae.data.pack import pack
-from fcmae.data.pieces import open_pieces
 from fcmae.data.sources import SourceOptions
-from fcmae.data.verify import verify_images, verify_shards
+from fcmae.data.tools.encode import Encoder
+from fcmae.data.tools.journal import JOURNAL
+from fcmae.data.tools.pack import pack
+from fcmae.data.tools.pieces import open_pieces
+from fcmae.data.tools.verify import verify_images, verify_shards
 from tests.data.archives_helper import picture, write_tar
 
 OPTIONS = SourceOptions(channels=3, size=16)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fcmae.data.images import ImageSource
-from fcmae.data.journal import JOURNAL, Shard, read_journal
-from fcmae.data.pieces import Pieces, look_at_each
 from fcmae.data.progress_bar import progress
+from fcmae.data.tools.journal import JOURNAL, Shard, read_journal
+from fcmae.data.tools.pieces import Pieces, look_at_each
 
 THREADS = 8
 BLOCK = 1 << 20

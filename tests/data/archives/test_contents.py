@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 from fcmae.core.errors import UserError
-from fcmae.data import archives
-from fcmae.data.archives import FOLDER, FOLDERS, INDEX_FILE, LABELS, PASSED_OVER, SAMPLE, list_archives
+from fcmae.data.archives import contents as archives
+from fcmae.data.archives.contents import (
+    FOLDER,
+    FOLDERS,
+    INDEX_FILE,
+    LABELS,
+    PASSED_OVER,
+    SAMPLE,
+    list_archives,
+)
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import FolderSource
 from fcmae.data.index import ImageIndex

@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as F
 
 from fcmae.data.decode import BrokenImage
 from fcmae.data.images import ImageSource
-from fcmae.data.pieces import Piece, Pieces
+from fcmae.data.tools.pieces import Piece, Pieces
 from fcmae.data.transforms import BICUBIC
 from fcmae.data.validity import split_validity
 

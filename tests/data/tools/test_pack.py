@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from fcmae.core.errors import UserError
-from fcmae.data.encode import Encoder
 from fcmae.data.images import ArraySource
-from fcmae.data.journal import Shard
-from fcmae.data.pack import pack
-from fcmae.data.pieces import Piece, Pieces, open_pieces
 from fcmae.data.sources import SourceOptions, find_opener, open_splits
+from fcmae.data.tools.encode import Encoder
+from fcmae.data.tools.journal import Shard
+from fcmae.data.tools.pack import pack
+from fcmae.data.tools.pieces import Piece, Pieces, open_pieces
 from tests.data.archives_helper import picture
 
 OPTIONS = SourceOptions(channels=3, size=16)

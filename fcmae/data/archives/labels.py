@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from fcmae.core.errors import UserError
-from fcmae.data.archives import FOLDER, FOLDERS, LABELS, SAMPLE
+from fcmae.data.archives.contents import FOLDER, FOLDERS, LABELS, SAMPLE
+from fcmae.data.archives.imagenet import find_val_labels, is_val_archive
 from fcmae.data.classes import TRAIN_NAMES, VAL_NAMES, Halves, LabelledFiles, label_files
-from fcmae.data.imagenet import find_val_labels, is_val_archive
 from fcmae.data.index import ImageIndex
 from fcmae.data.parts import ARCHIVE, ARCHIVES
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.data.images import ImageSource, read_shrunk
-from fcmae.data.pieces import bytes_of
 from fcmae.data.suffixes import SUFFIXES, TIFF_STARTS
+from fcmae.data.tools.pieces import bytes_of
 from fcmae.data.transforms import BICUBIC
 
 DIVISORS = (8, 4, 2)  # of a JPEG's sides, as it is decoded

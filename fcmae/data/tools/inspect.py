@@ -14,9 +14,9 @@ from PIL import Image
 
 from fcmae.core.errors import UserError
 from fcmae.data.images import ImageSource, Selection
-from fcmae.data.pieces import Piece, Pieces, bytes_of, look_at_each
 from fcmae.data.progress_bar import progress
 from fcmae.data.statistics import ChannelStatistics, measure_statistics
+from fcmae.data.tools.pieces import Piece, Pieces, bytes_of, look_at_each
 from fcmae.data.validity import split_validity
 
 SIDE = (224, 224)  # pixels that images are seen at where mean and deviation are measured, as in evaluation

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from fcmae.core.errors import UserError
-from fcmae.data.archive_part import Label, Part, Task, list_part
+from fcmae.data.archives.members import CUT_OFF, DAMAGED, is_tar
+from fcmae.data.archives.one import Label, Part, Task, list_part
 from fcmae.data.index import ImageIndex, cache_file
 from fcmae.data.parts import ARCHIVE, ARCHIVES, SIZE, START
 from fcmae.data.progress_bar import progress
 from fcmae.data.suffixes import SUFFIXES
-from fcmae.data.tar import CUT_OFF, DAMAGED, is_tar
 
 FOLDER, SAMPLE = "folder", "sample"  # columns: numbers in the notes FOLDERS and LABELS; -1 is no label
 FOLDERS, LABELS, PASSED_OVER, READ = "folders", "labels", "passed_over", "how_read"  # notes

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcmae.core.errors import UserError
+from fcmae.data.archives.members import Member, read_members
 from fcmae.data.suffixes import SUFFIXES, looks_like_picture
-from fcmae.data.tar import Member, read_members
 
 NESTED = b".tar"
 MAX_LABEL_BYTES = 1 << 20  # of the file that holds a sample's label

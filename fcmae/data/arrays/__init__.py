@@ -1,0 +1,1 @@
+"""Images in arrays and slides, read a window at a time."""

@@ -1,0 +1,1 @@
+"""What looks at all images of a source, each once: packing, inspecting, verifying."""
