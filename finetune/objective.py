@@ -143,4 +143,4 @@ def best_direction(name: str) -> Literal["min", "max"]:
 def head_of(model: nn.Module) -> str:
     """Return the name of the layer that ends a network of ours or of timm's."""
     head = model.get_classifier()  # type: ignore[operator]
-    return next(name for name, module in model.named_modules() if module is head)
+    return str(next(name for name, module in model.named_modules() if module is head))
