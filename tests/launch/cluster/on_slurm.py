@@ -23,7 +23,6 @@ RECIPE = {
     "pictures_every": 1000,
     "loop": {"log_every": 1, "save_minutes": 0.01, "loggers": []},
 }
-STEPS_PER_EPOCH = 1797 // 32
 PATIENCE = 240.0  # seconds
 
 
