@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import submitit
 import torch
 from PIL import Image
 from torch import Tensor
@@ -101,6 +102,14 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(UserError, match="data"):
         pretrain(pixels() // 2, epochs=3, out=tmp_path / "run", **OPTIONS)
+
+
+def test_submitit_runs_the_call(tmp_path: Path) -> None:
+    executor = submitit.AutoExecutor(folder=tmp_path / "logs", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    run = executor.submit(pretrain, pixels(), epochs=1, out=tmp_path / "run", **OPTIONS).result()
+    assert run.path == tmp_path / "run"
+    assert run.epochs["epoch"].tolist() == [1]
 
 
 def test_the_command_cannot_go_on_with_what_code_handed_over(
