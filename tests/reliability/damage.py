@@ -50,6 +50,10 @@ WAYS: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
+# Of what has been, and not of what is to do.
+RECORDS = ("log.jsonl", "broken_images.txt", "broken_val_images.txt")
+
+
 class Damage:
     """What came of damage to the files of one kind of run.
 
@@ -96,7 +100,7 @@ class Damage:
         elif damage is not None:
             path.mkdir()
         status = self.run(folder, NEVER)
-        said = (folder / "output.txt").read_text()
+        said = (folder / "output.txt").read_text(errors="replace")
         wrong = ""
         if status not in (0, 2) or "Traceback" in said:
             wrong = f"ended with status {status}: {said[-2000:]}"
@@ -109,14 +113,19 @@ class Damage:
         if not wrong and status:
             wrong = f"did not go on once it was mended: {(folder / 'output.txt').read_text()[-2000:]}"
         if not wrong:
-            if path.parent.name == CHECKPOINTS and path.exists():  # the run had no need of it
+            if path.parent.name == CHECKPOINTS and self.is_spare(when, path.name):
                 remove(path)
                 path.write_bytes(content)
             wrong = difference(folder / "run", self.whole)
-            if name == "log.jsonl" and set(wrong.split(", ")) <= {"epochs", "files", name}:
+            if name in RECORDS and set(wrong.split(", ")) <= {"epochs", "files", name}:
                 wrong = ""  # nothing else holds them
         shutil.rmtree(folder)
         return wrong
+
+    def is_spare(self, when: str, name: str) -> bool:
+        """Return whether a run has no need of a checkpoint, and so does not make it again."""
+        newest = max(name for name in self.whole["states"] if name.startswith("step_"))
+        return name == "best.pt" or (when == "end" and name != newest)
 
 
 def remove(path: Path) -> None:

@@ -103,7 +103,8 @@ def end_of(out: Path) -> dict[str, Any]:
     for state in states.values():
         del state["progress"]["seconds"]
     exported = {path.name: path.read_bytes() for path in (run.encoder, run.classifier) if path.exists()}
-    epochs = [json.dumps(record) for record in run.records() if "epoch_loss" in record]
+    records = [record for record in run.records() if "epoch_loss" in record]
+    epochs = [json.dumps({**record, "time": None}) for record in records]
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*"))
     return {"states": states, "exported": exported, "epochs": epochs, "files": files}
 
