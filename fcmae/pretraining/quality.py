@@ -26,7 +26,7 @@ from fcmae.pretraining.masking import random_mask
 from fcmae.pretraining.model import FCMAE
 
 MOST_SAMPLED, FEWEST_SAMPLED = 256, 8
-IMAGES_PER_SAMPLED = 64  # images trained on for one that is measured: under 2% of the time
+IMAGES_PER_SAMPLED = 64  # images trained on for one that is measured
 
 
 def count_sampled(num_images: int, every: int) -> int:
